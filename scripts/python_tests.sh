@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Runs the parity and end-to-end tests. They need Python packages that the product does not; those live in .venv-test, which
+# borrows torch from where the build found it.
+set -euo pipefail
+build=$(realpath "${1:-build}")
+cd "$(dirname "$0")/.."
+
+torch_dir=$(sed -n 's/^TORCH_DIR:PATH=//p' "$build/CMakeCache.txt")
+stamp=.venv-test/installed-$(sha256sum tests/requirements.txt | cut -c1-12)
+if [ ! -e "$stamp" ]; then
+  echo "installing the test packages into .venv-test"
+  rm -rf .venv-test
+  python=python3
+  # The environment that holds torch decides the Python version.
+  [ -x "$(dirname "$torch_dir")/../../../bin/python" ] && python="$(dirname "$torch_dir")/../../../bin/python"
+  "$python" -m venv .venv-test
+  site=$(.venv-test/bin/python -c 'import site; print(site.getsitepackages()[0])')
+  dirname "$torch_dir" >"$site/torch-of-the-build.pth"
+  pip=(.venv-test/bin/pip install --quiet --disable-pip-version-check)
+  "${pip[@]}" -r tests/requirements.txt
+  "${pip[@]}" --no-deps torchvision==0.29.2  # its transforms are Python over ATen; its own operators are not used
+  touch "$stamp"
+fi
+VISQ_BUILD="$build" .venv-test/bin/python -m pytest -q tests/parity tests/e2e "${@:2}"

@@ -1,0 +1,276 @@
+"""Tiny random checkpoints of every supported kind, made with transformers and saved in any of the hub's spellings."""
+
+import json
+
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    MistralConfig,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2Config,
+    SiglipVisionConfig,
+)
+
+# The chat templates as published with llava-1.5-7b-hf, llava-interleave-qwen-0.5b-hf and Qwen2.5-VL-3B-Instruct (the
+# branches that text and images reach).
+VICUNA = (
+    "{% for message in messages %}{% if message['role'] != 'system' %}{{ message['role'].upper() + ': '}}{% endif %}"
+    "{# Render all images first #}{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}"
+    "{{ '<image>\n' }}{% endfor %}{# Render all text next #}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}{{ content['text'] + ' '}}"
+    "{% endfor %}{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+INTERLEAVE = (
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + ' '}}{# Render all images first #}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>' }}{% endfor %}"
+    "{# Render all text next #}{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}"
+    "{{ '\n' + content['text'] }}{% endfor %}{{'<|im_end|>'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+QWEN = (
+    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}<|im_start|>system\n"
+    "You are a helpful assistant.<|im_end|>\n{% endif %}<|im_start|>{{ message['role'] }}\n"
+    "{% for content in message['content'] %}{% if content['type'] == 'image' %}"
+    "<|vision_start|><|image_pad|><|vision_end|>{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+CORPUS = ["USER: What is in this picture? ASSISTANT: A red square and two blue circles.", "system user assistant"] * 3
+PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+VOCABULARY = 640  # more rows than tokens, as published checkpoints have
+
+
+def special(token):
+    return AddedToken(token, special=True, normalized=False)
+
+
+def llama_tokenizer():
+    byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)]
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(split=True)
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=["<unk>", "<s>", "</s>", *byte_tokens], show_progress=False
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    state = json.loads(tokenizer.to_str())
+    state["added_tokens"] = [token for token in state["added_tokens"] if token["id"] < 3]
+    state["pre_tokenizer"] = None
+    tokenizer = Tokenizer.from_str(json.dumps(state))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer.add_tokens([special("<image>"), special("<pad>")])
+    return tokenizer
+
+
+def qwen_tokenizer(extra):
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    split = pre_tokenizers.Split(Regex(PATTERN), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.add_tokens([special(token) for token in ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *extra]])
+    return tokenizer
+
+
+def text_config(kind):
+    size = dict(vocab_size=VOCABULARY, hidden_size=64, intermediate_size=112, num_hidden_layers=3,
+                num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048, rms_norm_eps=1e-5)  # fmt: skip
+    if kind == "llama":
+        rope = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0, "original_max_position_embeddings": 64}  # fmt: skip
+        return LlamaConfig(**size, rope_parameters=rope, attention_bias=True, mlp_bias=True)
+    if kind == "mistral":
+        return MistralConfig(**size, head_dim=24, sliding_window=None)
+    return Qwen2Config(**size, tie_word_embeddings=True)
+
+
+def vision_config(kind):
+    size = dict(hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4, patch_size=14)
+    if kind == "clip":
+        return CLIPVisionConfig(**size, image_size=42)
+    return SiglipVisionConfig(**size, image_size=56)
+
+
+def randomize(model):
+    """Large enough values that every part of the network shows in the logits; norms and biases away from 1 and 0."""
+    generator = torch.Generator().manual_seed(11)
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        is_norm = parameter.dim() == 1 and name.endswith("weight")
+        parameter.data = 1 + 0.2 * noise if is_norm else (0.2 if parameter.dim() == 1 else 0.12) * noise
+    return model.eval()
+
+
+def make_llava(text, tower):
+    qwen = text == "qwen2"
+    tokenizer = qwen_tokenizer(["<image>"]) if qwen else llama_tokenizer()
+    config = LlavaConfig(
+        text_config=text_config(text),
+        vision_config=vision_config(tower),
+        image_token_index=tokenizer.token_to_id("<image>"),
+        vision_feature_layer=-2 if tower == "clip" else [-1, 1],
+        vision_feature_select_strategy="default" if tower == "clip" else "full",
+        multimodal_projector_bias=tower == "clip",
+    )
+    model = randomize(LlavaForConditionalGeneration(config))
+    side = config.vision_config.image_size
+    processor = {
+        "image_processor_type": "CLIPImageProcessor" if tower == "clip" else "SiglipImageProcessor",
+        "size": {"shortest_edge": side} if tower == "clip" else {"height": side, "width": side},
+        "resample": 3,
+        "image_mean": MEAN,
+        "image_std": STD,
+    }
+    if tower == "clip":
+        processor["crop_size"] = {"height": side, "width": side}
+    whole = {
+        "processor_class": "LlavaProcessor",
+        "patch_size": 14,
+        "vision_feature_select_strategy": config.vision_feature_select_strategy,
+        "num_additional_image_tokens": 1 if tower == "clip" else 0,
+        "image_token": "<image>",
+    }
+    special_tokens = {"eos_token": "<|im_end|>"} if qwen else {"bos_token": "<s>", "eos_token": "</s>"}
+    files = {
+        "preprocessor_config.json": processor,
+        "processor_config.json": whole,
+        "tokenizer_config.json": {"tokenizer_class": "Qwen2Tokenizer" if qwen else "LlamaTokenizer", **special_tokens},
+    }
+    return model, tokenizer, INTERLEAVE if qwen else VICUNA, files
+
+
+def make_qwen2_5_vl():
+    tokenizer = qwen_tokenizer(["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"])
+    rope = {"rope_type": "default", "rope_theta": 1000000.0, "mrope_section": [2, 3, 3]}
+    config = Qwen2_5_VLConfig(
+        text_config=dict(vocab_size=VOCABULARY, hidden_size=64, intermediate_size=112, num_hidden_layers=3,
+                         num_attention_heads=4, num_key_value_heads=2, rope_parameters=rope),
+        vision_config=dict(depth=3, hidden_size=64, intermediate_size=90, num_heads=4, out_hidden_size=64,
+                           fullatt_block_indexes=[1]),
+        image_token_id=tokenizer.token_to_id("<|image_pad|>"),
+        video_token_id=tokenizer.token_to_id("<|video_pad|>"),
+        vision_start_token_id=tokenizer.token_to_id("<|vision_start|>"),
+        vision_end_token_id=tokenizer.token_to_id("<|vision_end|>"),
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    model = randomize(Qwen2_5_VLForConditionalGeneration(config))
+    processor = {
+        "image_processor_type": "Qwen2VLImageProcessor", "min_pixels": 3136, "max_pixels": 100352, "patch_size": 14,
+        "temporal_patch_size": 2, "merge_size": 2, "image_mean": MEAN, "image_std": STD,
+        "processor_class": "Qwen2_5_VLProcessor",
+    }  # fmt: skip
+    files = {
+        "preprocessor_config.json": processor,
+        "tokenizer_config.json": {"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|im_end|>"},
+    }
+    return model, tokenizer, QWEN, files
+
+
+def respell(name, prefixes):
+    for old, new in prefixes:
+        if name.startswith(old):
+            return new + name[len(old) :]
+    return name
+
+
+LANGUAGE = [("model.language_model.", "language_model.model."), ("lm_head.", "language_model.lm_head.")]
+PROJECTOR = [("model.multi_modal_projector.", "multi_modal_projector.")]
+SPELLINGS = {  # from the module tree of transformers 5; A: hub, B: 4.52 and later, C: the tree itself, D: saved by 5
+    "llava": {
+        "A": [*LANGUAGE, *PROJECTOR, ("model.vision_tower.", "vision_tower.vision_model.")],
+        "B": [("model.vision_tower.", "model.vision_tower.vision_model.")],
+        "C": [],
+        "D": [*LANGUAGE, *PROJECTOR, ("model.vision_tower.", "vision_tower.")],
+    },
+    "qwen2_5_vl": {
+        "A": [("model.language_model.", "model."), ("model.visual.", "visual.")],
+        "B": [],
+        "C": [],
+        "D": [("model.language_model.", "model."), ("model.visual.", "visual.")],
+    },
+}
+
+
+def older_config(config):
+    """As files of 4.x spell it: rope_theta and rope_scaling; Qwen2.5-VL's text fields at the root."""
+    text = config["text_config"]
+    rope = dict(text.pop("rope_parameters", None) or {})
+    if "rope_theta" in rope:
+        text["rope_theta"] = rope.pop("rope_theta")
+    if "mrope_section" in rope:
+        rope = {"type": "mrope", "mrope_section": rope["mrope_section"]}
+    if rope.get("rope_type", rope.get("type")) != "default":
+        text["rope_scaling"] = rope
+    if config["model_type"] == "qwen2_5_vl":
+        model_type, architectures = config["model_type"], config["architectures"]
+        config.update(config.pop("text_config"))
+        config.update(model_type=model_type, architectures=architectures)
+
+
+def save(folder, made, spelling):
+    model, tokenizer, template, files = made
+    folder.mkdir()
+    config = json.loads(model.config.to_json_string(use_diff=True))
+    config["architectures"] = [type(model).__name__]
+    if spelling == "A":
+        older_config(config)
+    tied = config.get("tie_word_embeddings") or config.get("text_config", {}).get("tie_word_embeddings")
+    prefixes = SPELLINGS[config["model_type"]][spelling]
+    tensors = {
+        respell(name, prefixes): tensor.contiguous()
+        for name, tensor in model.state_dict().items()
+        if not (tied and name == "lm_head.weight")
+    }
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    tokenizer.save(str(folder / "tokenizer.json"))
+    for name, value in {"config.json": config, **files}.items():
+        (folder / name).write_text(json.dumps(value, indent=1))
+    (folder / "chat_template.jinja").write_text(template)
+    return folder
+
+
+def write_image(path, width, height, seed):
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randint(0, 256, (5, 7, 3), generator=generator, dtype=torch.uint8)
+    Image.fromarray(coarse.numpy()).resize((width, height), Image.BICUBIC).save(path)
+
+
+SIZES = [(200, 140), (90, 61), (57, 180), (112, 112)]  # the first is 10 x 14 patches for Qwen2.5-VL: ragged windows
+
+
+def write_samples(folder):
+    """Conversations without, with one and with several images of unlike sizes, and one of several turns."""
+    for index, (width, height) in enumerate(SIZES):
+        write_image(folder / f"{index}.png", width, height, index)
+    text = lambda value: {"type": "text", "text": value}  # noqa: E731
+    image = lambda index: {"type": "image", "image": f"{index}.png"}  # noqa: E731
+    conversations = [
+        [{"role": "user", "content": [text("What is two and two?")]}],
+        [{"role": "user", "content": [image(0), text("What is in this picture?")]}],
+        [{"role": "user", "content": [image(1), image(2), image(0), text("Which of these is red?")]}],
+        [
+            {"role": "system", "content": [text("Answer briefly.")]},
+            {"role": "user", "content": [image(3), text("A square?")]},
+            {"role": "assistant", "content": [text("A circle.")]},
+            {"role": "user", "content": [text("And here?"), image(1)]},
+        ],
+    ]
+    path = folder / "samples.jsonl"
+    path.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in conversations))
+    return path, conversations

@@ -1,0 +1,68 @@
+"""The demo model in transformers, and ModelOpt's simulation of it: what the quality tests compare with."""
+import copy
+import json
+import pathlib
+import sys
+
+import torch
+
+DEMO = pathlib.Path(__file__).resolve().parents[2] / "demo"
+sys.path.insert(0, str(DEMO / "make"))
+import compat  # noqa: E402,F401  (declares torchvision's operators; before transformers)
+from PIL import Image  # noqa: E402
+from transformers import AutoModelForImageTextToText, AutoProcessor  # noqa: E402
+
+# ModelOpt's presets; NVFP4 calibrates on a CPU but cannot be simulated there.
+CONFIGS = {"fp8": "FP8_DEFAULT_CFG", "int8_sq": "INT8_SMOOTHQUANT_CFG", "int4_awq": "INT4_AWQ_CFG",
+           "w4a8_awq": "W4A8_AWQ_BETA_CFG", "nvfp4": "NVFP4_DEFAULT_CFG"}
+
+
+class Demo:
+    def __init__(self, directory=DEMO / "model"):
+        self.processor = AutoProcessor.from_pretrained(directory)
+        self.directory = directory
+
+    def model(self, dtype=torch.float32):
+        return AutoModelForImageTextToText.from_pretrained(self.directory, dtype=dtype).eval()
+
+    def encode(self, sample, with_answer=True):
+        """Inputs, and how many of the tokens are the prompt's."""
+        user, answer = sample["messages"][0], sample["messages"][-1]["content"]
+        parts = user["content"] if isinstance(user["content"], list) else [{"type": "text", "text": user["content"]}]
+        images = [Image.open(DEMO / part["image"]) for part in parts if part["type"] == "image"] or None
+        prompt = "USER: " + "<image>\n" * len(images or []) + "".join(p["text"] + " " for p in parts if p["type"] == "text")
+        prompt += "ASSISTANT:"
+        length = self.processor(images=images, text=prompt, return_tensors="pt")["input_ids"].shape[1]
+        text = f"{prompt} {answer}</s>" if with_answer else prompt
+        return self.processor(images=images, text=text, return_tensors="pt"), length
+
+
+def samples(name, limit=None):
+    lines = (DEMO / name).read_text().splitlines()
+    return [json.loads(line) for line in lines[:limit]]
+
+
+@torch.no_grad()
+def answer_log_probabilities(model, encoded):
+    rows = []
+    for inputs, length in encoded:
+        logits = model(**inputs).logits[0].double()
+        rows.append(torch.log_softmax(logits[length - 1 : -1], -1))
+    return torch.cat(rows)
+
+
+def mean_kl(reference, other):
+    return float((reference.exp() * (reference - other)).sum(-1).mean())
+
+
+def modelopt_quantize(model, name, encoded):
+    import modelopt.torch.quantization as mtq
+
+    def forward_loop(m):
+        for inputs, _ in encoded:
+            m(**inputs)
+
+    config = copy.deepcopy(getattr(mtq, CONFIGS[name]))
+    config["quant_cfg"].append({"quantizer_name": "*lm_head*", "enable": False})
+    with torch.no_grad():
+        return mtq.quantize(model, config, forward_loop)

@@ -1,0 +1,126 @@
+"""Forward pass and greedy generation against transformers, on tiny random float32 checkpoints of every supported kind."""
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+# A torchvision built for CUDA does not import beside a CPU-only torch unless its operators are declared.
+OPERATORS = torch.library.Library("torchvision", "DEF")
+for schema in (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+):
+    try:
+        OPERATORS.define(schema)
+    except RuntimeError:
+        pass  # this torchvision brings its own
+
+from PIL import Image  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
+from transformers import AutoProcessor  # noqa: E402
+
+sys.path.insert(0, str(Path(__file__).parent))
+import forward_models as toy  # noqa: E402
+
+TOLERANCE = 2e-5  # of the largest magnitude of the tensor
+NEW_TOKENS = 8
+
+KINDS = {f"llava-{text}-{tower}": (toy.make_llava, text, tower)
+         for text in ("llama", "mistral", "qwen2") for tower in ("clip", "siglip")}  # fmt: skip
+KINDS["qwen2_5_vl"] = (toy.make_qwen2_5_vl,)
+# Every kind in the hub's spelling, and one kind of each family in the others.
+CASES = [(kind, "A") for kind in KINDS]
+CASES += [(kind, spelling) for kind in ("llava-llama-clip", "qwen2_5_vl") for spelling in "BCD"]
+
+
+def watch(model, seen):
+    """Keeps what goes into the projector, what the image features are, and what goes into the final norm."""
+    inner = model.model
+    qwen = hasattr(inner, "visual")
+    projector = inner.visual.merger if qwen else inner.multi_modal_projector
+    features = inner.visual if qwen else projector
+
+    def keep(name, tensor):
+        seen[name] = tensor.flatten(0, -2).clone()
+
+    return [
+        projector.register_forward_pre_hook(lambda _, args: keep("tower", args[0])),
+        features.register_forward_hook(lambda _, __, out: keep("features", out.pooler_output if qwen else out)),
+        inner.language_model.norm.register_forward_pre_hook(lambda _, args: keep("last", args[0])),
+    ]
+
+
+@torch.no_grad()
+def reference(model, inputs, index):
+    seen = {}
+    hooks = watch(model, seen)
+    output = model(**inputs, output_hidden_states=True)
+    for hook in hooks:
+        hook.remove()
+    # The last entry of hidden_states comes after the final norm.
+    states = [state[0] for state in output.hidden_states[:-1]] + [seen.pop("last")]
+    expected = {f"merged.{index}": states[0], f"logits.{index}": output.logits[0]}
+    expected |= {f"layer.{layer}.{index}": state for layer, state in enumerate(states[1:])}
+    return expected | {f"{name}.{index}": tensor for name, tensor in seen.items()}
+
+
+def with_pixels(conversation, folder):
+    conversation = copy.deepcopy(conversation)
+    for message in conversation:
+        for part in message["content"]:
+            if part["type"] == "image":
+                part["image"] = Image.open(folder / part["image"]).convert("RGB")
+    return conversation
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    return toy.write_samples(tmp_path_factory.mktemp("samples"))
+
+
+@pytest.fixture(scope="module")
+def made():
+    models = {}
+
+    def get(kind):
+        if kind not in models:
+            make, *arguments = KINDS[kind]
+            models[kind] = make(*arguments)
+        return models[kind]
+
+    return get
+
+
+@pytest.mark.parametrize("kind, spelling", CASES, ids=["-".join(case) for case in CASES])
+def test_every_stage_equals_transformers(kind, spelling, made, samples, probe, tmp_path):
+    data, conversations = samples
+    model = made(kind)[0]
+    folder = toy.save(tmp_path / "model", made(kind), spelling)
+    command = [probe("forward"), folder, data, tmp_path / "out.safetensors", "fp32", "--generate", str(NEW_TOKENS)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    computed = load_file(tmp_path / "out.safetensors")
+    generated = [[int(token) for token in line.split()] for line in result.stdout.splitlines()]
+
+    processor = AutoProcessor.from_pretrained(folder)
+    worst = {}
+    for index, conversation in enumerate(conversations):
+        inputs = processor.apply_chat_template(
+            [with_pixels(conversation, data.parent)], add_generation_prompt=True, tokenize=True, return_dict=True,
+            return_tensors="pt",
+        )  # fmt: skip
+        assert computed[f"ids.{index}"].tolist() == inputs["input_ids"][0].tolist()
+        for name, tensor in reference(model, inputs, index).items():
+            assert computed[name].shape == tensor.shape, name
+            difference = (computed[name] - tensor).abs().max() / tensor.abs().max()
+            stage = name.rsplit(".", 1)[0]
+            worst[stage] = max(worst.get(stage, 0.0), float(difference))
+        model.generation_config.eos_token_id = None
+        answer = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
+        assert generated[index] == answer[0, inputs["input_ids"].shape[1] :].tolist()
+    print({stage: f"{value:.1e}" for stage, value in worst.items()})
+    assert max(worst.values()) <= TOLERANCE, worst

@@ -1,0 +1,48 @@
+// probe_codec IN.safetensors OUT.safetensors: packs every matrix of IN with every codec, for
+// tests/parity/test_codecs.py.
+#include "visq/quant/codec.h"
+
+#include <ATen/ATen.h>
+
+#include <cstdio>
+#include <exception>
+
+#include "visq/io/safetensors.h"
+
+namespace {
+
+using Tensors = std::vector<std::pair<std::string, at::Tensor>>;
+
+void pack_all(const std::string& name, const at::Tensor& weight, Tensors& out) {
+  const auto add = [&](const std::string& format, const visq::PackedTensor& packed) {
+    out.emplace_back(name + "." + format + ".codes", packed.codes);
+    out.emplace_back(name + "." + format + ".scale", packed.scale);
+    if (packed.scale_2.defined()) out.emplace_back(name + "." + format + ".scale_2", packed.scale_2);
+    out.emplace_back(name + "." + format + ".deq", visq::dequantize(packed));
+  };
+  add("fp8", visq::pack_fp8(weight));
+  add("int8", visq::pack_int8(weight));
+  add("nvfp4", visq::pack_nvfp4(weight));
+  const visq::PackedTensor int4 = visq::pack_int4(weight, 128);
+  add("int4", int4);
+  out.emplace_back(name + ".int4.bytes", visq::int4_to_row_pairs(int4.codes));
+  out.emplace_back(name + ".int4.words", visq::int4_to_words(int4.codes));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) try {
+  if (argc != 3) {
+    std::fprintf(stderr, "usage: probe_codec IN.safetensors OUT.safetensors\n");
+    return 2;
+  }
+  const visq::SafetensorsFile in(argv[1]);
+  Tensors out;
+  for (const visq::TensorInfo& info : in.tensors())
+    if (info.shape.size() == 2) pack_all(info.name, in.tensor(info), out);
+  visq::write_safetensors(argv[2], out);
+  return 0;
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "error: %s\n", error.what());
+  return 2;
+}

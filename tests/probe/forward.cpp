@@ -1,0 +1,105 @@
+// probe_forward MODEL DATA.jsonl OUT.safetensors [fp32|bf16] [--generate N]
+//
+// Runs all samples as one flat batch (so that the sequence borders matter) and writes, for each sample i:
+// ids.i, tower.i (before the projector), features.i, merged.i (what the first layer reads), layer.L.i (hidden
+// states after each layer) and logits.i, all in fp32. With --generate N, prints N greedy tokens a line for
+// each sample.
+#include <ATen/ATen.h>
+#include <fmt/ranges.h>
+
+#include <cstdio>
+#include <string>
+
+#include "visq/families/model.h"
+
+namespace visq {
+namespace {
+
+using Named = std::vector<std::pair<std::string, at::Tensor>>;
+
+/// A copy that owns its memory: a slice of a batch is a view of all of it.
+at::Tensor owned(const at::Tensor& tensor) { return tensor.to(at::kCPU, at::kFloat).contiguous().clone(); }
+
+void add_slices(Named& out, const std::string& name, const at::Tensor& rows,
+                const std::vector<int64_t>& offsets) {
+  for (size_t i = 0; i + 1 < offsets.size(); ++i)
+    out.emplace_back(fmt::format("{}.{}", name, i),
+                     owned(rows.narrow(0, offsets[i], offsets[i + 1] - offsets[i])));
+}
+
+/// Hidden states after the last layer; every layer's are added to `out`, when given.
+at::Tensor run_layers(const Model& model, const std::vector<nn::DecoderLayer>& layers, const Batch& batch,
+                      nn::KvCache* cache, Named* out) {
+  const nn::DecoderSpec& spec = model.spec().decoder;
+  const nn::RopeTable rope = nn::rope_table(spec, batch.positions, model.dtype());
+  at::Tensor hidden = batch.hidden;
+  for (size_t i = 0; i < layers.size(); ++i) {
+    hidden = nn::decoder_layer(spec, layers[i], hidden, rope, batch.offsets, nullptr, cache,
+                               static_cast<int64_t>(i));
+    if (out != nullptr) add_slices(*out, fmt::format("layer.{}", i), hidden, batch.offsets);
+  }
+  return hidden;
+}
+
+void print_greedy(const Model& model, const std::vector<nn::DecoderLayer>& layers, const Batch& prompt,
+                  int64_t count) {
+  const auto sequences = static_cast<int64_t>(prompt.offsets.size()) - 1;
+  nn::KvCache cache;
+  std::vector<std::vector<int64_t>> answers(static_cast<size_t>(sequences));
+  at::Tensor last = at::tensor(prompt.offsets, at::kLong).narrow(0, 1, sequences).sub(1).to(model.device());
+  at::Tensor hidden = run_layers(model, layers, prompt, &cache, nullptr).index_select(0, last);
+  Batch next;
+  for (int64_t i = 0; i <= sequences; ++i) next.offsets.push_back(i);
+  for (int64_t step = 0; step < count; ++step) {
+    const at::Tensor ids = model.logits(hidden).argmax(-1).to(at::kCPU);
+    for (int64_t i = 0; i < sequences; ++i) answers[static_cast<size_t>(i)].push_back(ids[i].item<int64_t>());
+    next.hidden = model.embed_ids(ids);
+    next.positions = at::tensor(prompt.next_position, at::kLong).add(step).to(model.device());
+    next.positions = next.positions.unsqueeze(0).expand({prompt.positions.size(0), sequences});
+    hidden = run_layers(model, layers, next, &cache, nullptr);
+  }
+  for (const auto& answer : answers) fmt::print("{}\n", fmt::join(answer, " "));
+}
+
+void run(const std::vector<std::string>& arguments) {
+  if (arguments.size() < 3)
+    fail("usage: probe_forward MODEL DATA.jsonl OUT.safetensors [fp32|bf16] [--generate N]");
+  at::ScalarType dtype = at::kFloat;
+  int64_t generate = 0;
+  for (size_t i = 3; i < arguments.size(); ++i) {
+    if (arguments[i] == "bf16") dtype = at::kBFloat16;
+    if (arguments[i] == "--generate" && i + 1 < arguments.size()) generate = std::stoll(arguments[i + 1]);
+  }
+  const Checkpoint checkpoint(arguments[0]);
+  const Model model(checkpoint, at::kCPU, dtype);
+  std::vector<EncodedSample> samples;
+  Named out;
+  for (const Sample& sample : read_samples(arguments[1])) {
+    samples.push_back(model.encode(sample, /*with_answer=*/false));
+    const std::string index = std::to_string(samples.size() - 1);
+    out.emplace_back("ids." + index, at::tensor(samples.back().ids, at::kLong));
+    if (samples.back().images.empty()) continue;
+    out.emplace_back("tower." + index, owned(model.tower_features(samples.back().images)));
+    out.emplace_back("features." + index, owned(model.image_features(samples.back().images)));
+  }
+  std::vector<nn::DecoderLayer> layers;
+  for (int64_t i = 0; i < model.spec().decoder.layers; ++i) layers.push_back(model.load_layer(i));
+  const Batch batch = model.embed(samples);
+  add_slices(out, "merged", batch.hidden, batch.offsets);
+  add_slices(out, "logits", model.logits(run_layers(model, layers, batch, nullptr, &out)), batch.offsets);
+  write_safetensors(arguments[2], out);
+  if (generate > 0) print_greedy(model, layers, batch, generate);
+}
+
+}  // namespace
+}  // namespace visq
+
+int main(int argc, char** argv) {
+  try {
+    visq::run({argv + 1, argv + argc});
+  } catch (const visq::Error& error) {
+    fmt::print(stderr, "error: {}\n", error.what());
+    return 2;
+  }
+  return 0;
+}

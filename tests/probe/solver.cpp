@@ -1,0 +1,21 @@
+// probe_solver IN.safetensors OUT.safetensors: AWQ of one linear; IN holds "weight" [out, in] and "x" [tokens, in].
+#include "visq/io/safetensors.h"
+#include "visq/quant/codec.h"
+#include "visq/quant/solver.h"
+
+int main(int argc, char** argv) {
+  if (argc != 3) {
+    fmt::print(stderr, "usage: probe_solver IN.safetensors OUT.safetensors\n");
+    return 2;
+  }
+  const visq::SafetensorsFile in(argv[1]);
+  const at::Tensor weight = in.tensor(*in.find("weight")).to(at::kFloat);
+  const at::Tensor x = in.tensor(*in.find("x")).to(at::kFloat);
+  const auto fake_quantize = [](const at::Tensor& w) { return visq::dequantize(visq::pack_int4(w, 128)); };
+  const visq::AwqDecision decision =
+      visq::solve_awq({weight}, x.abs().mean(0), at::mm(x.t(), x), 128, fake_quantize);
+  visq::write_safetensors(argv[2], {{"alpha", at::tensor({decision.alpha}, at::kDouble)},
+                                    {"losses", at::tensor(decision.losses, at::kDouble)},
+                                    {"scale", decision.scale}});
+  return 0;
+}

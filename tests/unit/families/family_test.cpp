@@ -1,0 +1,161 @@
+#include "visq/families/family.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/unit/families/tiny_checkpoint.h"
+
+namespace visq {
+namespace {
+
+std::string error_of(const Json& config) {
+  try {
+    describe_model(config, "config.json");
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST(DescribeModel, ListsWhatIsSupportedWhenTheArchitectureIsNot) {
+  const std::string error = error_of({{"architectures", {"GPT2LMHeadModel"}}});
+  EXPECT_NE(error.find("config.json: architecture 'GPT2LMHeadModel' is not supported"), std::string::npos);
+  EXPECT_NE(error.find("LlavaForConditionalGeneration"), std::string::npos);
+  EXPECT_NE(error.find("Qwen2_5_VLForConditionalGeneration"), std::string::npos);
+  EXPECT_NE(error_of(Json::object()).find("'architectures' is missing"), std::string::npos);
+}
+
+TEST(Llava, ASparseHubConfigFallsBackToTheClassDefaults) {
+  // llava-1.5-7b-hf: the text fields that are not here come from the Llama class.
+  const ModelSpec spec = describe_model(parse_json(R"({
+      "architectures": ["LlavaForConditionalGeneration"], "image_token_index": 32000, "projector_hidden_act": "gelu",
+      "text_config": {"model_type": "llama", "max_position_embeddings": 4096, "rms_norm_eps": 1e-05,
+                      "vocab_size": 32064},
+      "vision_config": {"hidden_size": 1024, "image_size": 336, "intermediate_size": 4096,
+                        "model_type": "clip_vision_model", "num_attention_heads": 16, "num_hidden_layers": 24,
+                        "patch_size": 14, "projection_dim": 768, "vocab_size": 32000},
+      "vision_feature_layer": -2, "vision_feature_select_strategy": "default", "vocab_size": 32064})",
+                                                   "test"),
+                                        "config.json");
+  EXPECT_EQ(spec.family, "llava");
+  const nn::DecoderSpec& text = spec.decoder;
+  EXPECT_EQ(text.vocab, 32064);
+  EXPECT_EQ(text.hidden, 4096);
+  EXPECT_EQ(text.intermediate, 11008);
+  EXPECT_EQ(text.layers, 32);
+  EXPECT_EQ(text.heads, 32);
+  EXPECT_EQ(text.kv_heads, 32);
+  EXPECT_EQ(text.head_dim, 128);
+  EXPECT_EQ(text.norm_eps, 1e-5);
+  EXPECT_EQ(text.rope.theta, 1e4);
+  EXPECT_FALSE(text.qkv_bias || text.o_bias || text.mlp_bias || text.tied_head);
+  EXPECT_EQ(text.max_tokens, 0);
+  EXPECT_EQ(spec.vision.norm_eps, 1e-5);
+  EXPECT_EQ(spec.vision.activation, nn::Activation::quick_gelu);
+  EXPECT_TRUE(spec.vision.class_token && spec.vision.pre_norm && spec.vision.drop_class_token);
+  EXPECT_EQ(spec.vision.feature_layers, std::vector<int64_t>{-2});
+  EXPECT_EQ(spec.projector.activation, nn::Activation::gelu);
+  EXPECT_TRUE(spec.projector.bias);
+  EXPECT_EQ(spec.image_token_id, 32000);
+  EXPECT_EQ(spec.eos_ids, std::vector<int64_t>{2});
+  EXPECT_EQ(spec.bos_id, 1);
+  EXPECT_EQ(spec.prompt, PromptStyle::vicuna);
+}
+
+TEST(Llava, WithoutVisionConfigTheTowerIsClipLarge336) {
+  Json config = test::llava_config();
+  config.erase("vision_config");
+  const nn::VisionSpec vision = describe_model(config, "c").vision;
+  EXPECT_EQ(vision.width, 1024);
+  EXPECT_EQ(vision.layers, 24);
+  EXPECT_EQ(vision.image_size, 336);
+  EXPECT_EQ(vision.patch, 14);
+}
+
+TEST(Llava, APartialVisionConfigFallsBackToTheBaseModelOfItsClass) {
+  Json config = test::llava_config();
+  config["vision_config"] = {{"model_type", "clip_vision_model"}};
+  nn::VisionSpec vision = describe_model(config, "c").vision;
+  EXPECT_EQ(vision.width, 768);
+  EXPECT_EQ(vision.patch, 32);
+  config["vision_config"] = {{"model_type", "siglip_vision_model"}};
+  config["vision_feature_select_strategy"] = "full";
+  config["vision_feature_layer"] = {-1, 3};
+  vision = describe_model(config, "c").vision;
+  EXPECT_EQ(vision.patch, 16);
+  EXPECT_EQ(vision.norm_eps, 1e-6);
+  EXPECT_EQ(vision.activation, nn::Activation::gelu_tanh);
+  EXPECT_TRUE(vision.patch_bias);
+  EXPECT_FALSE(vision.class_token || vision.pre_norm || vision.drop_class_token);
+  EXPECT_EQ(vision.feature_layers, (std::vector<int64_t>{-1, 3}));
+}
+
+TEST(Llava, NamesTheTextModelOrTowerThatItDoesNotKnow) {
+  Json config = test::llava_config();
+  config["text_config"]["model_type"] = "opt";
+  EXPECT_NE(error_of(config).find("text model 'opt' is not supported"), std::string::npos);
+  config = test::llava_config();
+  config["vision_config"]["model_type"] = "pixtral";
+  EXPECT_NE(error_of(config).find("vision tower 'pixtral' is not supported"), std::string::npos);
+  config = test::llava_config();
+  config["vision_feature_layer"] = 4;
+  EXPECT_NE(error_of(config).find("'vision_feature_layer' 4 does not exist"), std::string::npos);
+}
+
+TEST(Llava, TiesTheHeadWhenEitherConfigSaysSo) {
+  Json config = test::llava_config();
+  EXPECT_FALSE(describe_model(config, "c").decoder.tied_head);
+  config["text_config"]["tie_word_embeddings"] = true;
+  EXPECT_TRUE(describe_model(config, "c").decoder.tied_head);
+}
+
+TEST(Llava, TakesAQwen2TextModelAsChatml) {
+  Json config = test::llava_config();
+  config["text_config"]["model_type"] = "qwen2";
+  config["text_config"]["eos_token_id"] = {5, 6};
+  const ModelSpec spec = describe_model(config, "c");
+  EXPECT_EQ(spec.prompt, PromptStyle::chatml_images_first);
+  EXPECT_TRUE(spec.decoder.qkv_bias);
+  EXPECT_FALSE(spec.decoder.o_bias);
+  EXPECT_EQ(spec.eos_ids, (std::vector<int64_t>{5, 6}));
+}
+
+TEST(Qwen25Vl, ReadsFlatAndNestedConfigsAlike) {
+  const Json flat = test::qwen_config();
+  Json nested = flat;
+  nested["text_config"] = Json::object();
+  for (const char* key : {"vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
+                          "num_attention_heads", "num_key_value_heads"}) {
+    nested["text_config"][key] = flat.at(key);
+    nested.erase(key);
+  }
+  nested["text_config"]["rope_parameters"] = {
+      {"rope_type", "default"}, {"rope_theta", 1e6}, {"mrope_section", {1, 1, 2}}};
+  nested.erase("rope_scaling");
+  for (const Json* const config : {&flat, &nested}) {
+    const ModelSpec spec = describe_model(*config, "c");
+    EXPECT_EQ(spec.decoder.hidden, 16);
+    EXPECT_EQ(spec.decoder.kv_heads, 1);
+    EXPECT_EQ(spec.decoder.norm_eps, 1e-5);
+    EXPECT_EQ(spec.decoder.rope.theta, 1e6);
+    EXPECT_EQ(spec.decoder.rope.mrope_section, (std::vector<int64_t>{1, 1, 2}));
+    EXPECT_TRUE(spec.decoder.tied_head && spec.decoder.qkv_bias && spec.mrope);
+    EXPECT_EQ(spec.vision.window, 8);
+    EXPECT_EQ(spec.vision.full_blocks, std::vector<int64_t>{1});
+    EXPECT_EQ(spec.projector.merge_rows, 4);
+    EXPECT_EQ(spec.eos_ids, std::vector<int64_t>{151645});
+  }
+}
+
+TEST(Qwen25Vl, RefusesSectionsThatDoNotFillAHead) {
+  Json config = test::qwen_config();
+  config["rope_scaling"]["mrope_section"] = {16, 24, 24};
+  EXPECT_NE(error_of(config).find("'mrope_section' must add up to half of the head dimension 8"),
+            std::string::npos);
+  config = test::qwen_config();
+  config["vision_config"]["out_hidden_size"] = 32;
+  EXPECT_NE(error_of(config).find("'out_hidden_size' is 32, but the text model's 'hidden_size' is 16"),
+            std::string::npos);
+}
+
+}  // namespace
+}  // namespace visq

@@ -1,0 +1,178 @@
+#include "visq/families/model.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/unit/families/tiny_checkpoint.h"
+
+namespace visq {
+namespace {
+
+using test::TemporaryDirectory;
+using test::Tensors;
+
+std::string hub_spelling(const std::string& canonical) {  // A of spec/models-llava-vila-qwen.md §2, LLaVA
+  std::string name = test::replace_prefix(canonical, "model.language_model.", "language_model.model.");
+  name = test::replace_prefix(name, "lm_head.", "language_model.lm_head.");
+  name = test::replace_prefix(name, "model.vision_tower.", "vision_tower.vision_model.");
+  return test::replace_prefix(name, "model.multi_modal_projector.", "multi_modal_projector.");
+}
+
+std::string construction_error(const Json& config, const Tensors& tensors) {
+  const TemporaryDirectory directory;
+  test::write_checkpoint(directory.path(), config, tensors);
+  const Checkpoint checkpoint(directory.path());
+  try {
+    const Model model(checkpoint, at::kCPU, at::kFloat);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+at::Tensor* find(Tensors& tensors, const std::string& name) {
+  for (auto& [key, tensor] : tensors)
+    if (key == name) return &tensor;
+  return nullptr;
+}
+
+TEST(Model, NamesTheTensorWhoseShapeContradictsTheConfig) {
+  Tensors tensors = test::random_tensors(test::llava_config(), hub_spelling);
+  *find(tensors, "language_model.model.layers.1.self_attn.k_proj.weight") = at::zeros({8, 12});
+  const std::string error = construction_error(test::llava_config(), tensors);
+  EXPECT_NE(error.find(
+                "model.safetensors: tensor 'language_model.model.layers.1.self_attn.k_proj.weight' has shape "
+                "[8, 12], but config.json says [8, 16]"),
+            std::string::npos)
+      << error;
+}
+
+TEST(Model, NamesATensorThatIsMissing) {
+  for (const std::string name : {"model.vision_tower.encoder.layers.2.mlp.fc1.bias", "lm_head.weight",
+                                 "model.language_model.layers.0.mlp.down_proj.weight"}) {
+    Tensors tensors = test::random_tensors(test::llava_config());
+    std::erase_if(tensors, [&](const auto& tensor) { return tensor.first == name; });
+    EXPECT_NE(construction_error(test::llava_config(), tensors).find("'" + name + "' is missing"),
+              std::string::npos);
+  }
+}
+
+TEST(Model, RefusesABiasThatTheConfigDoesNotAnnounce) {
+  Tensors tensors = test::random_tensors(test::llava_config());
+  tensors.emplace_back("model.language_model.layers.0.self_attn.q_proj.bias", at::zeros({16}));
+  EXPECT_NE(construction_error(test::llava_config(), tensors).find("has no bias"), std::string::npos);
+}
+
+TEST(Model, RefusesPackedWeightsUnlessALoaderReadsThem) {
+  Tensors tensors = test::random_tensors(test::llava_config());
+  const std::string name = "model.language_model.layers.0.self_attn.q_proj.weight";
+  *find(tensors, name) = at::zeros({16, 8}, at::kByte);
+  EXPECT_NE(construction_error(test::llava_config(), tensors).find(name), std::string::npos);
+
+  const TemporaryDirectory directory;
+  test::write_checkpoint(directory.path(), test::llava_config(), tensors);
+  const Checkpoint checkpoint(directory.path());
+  std::vector<std::string> asked;
+  const Model model(checkpoint, at::kCPU, at::kFloat, [&](const std::string& module) {
+    asked.push_back(module);
+    return nn::Linear{at::ones({1, 1}), {}, {}};
+  });
+  EXPECT_EQ(model.load_layer(0).q.weight.numel(), 1);
+  EXPECT_EQ(asked.front(), "model.language_model.layers.0.self_attn.q_proj");
+  EXPECT_EQ(asked.size(), 7u);
+  EXPECT_THROW(model.load_linear(asked.front()), Error);
+}
+
+EncodedSample llava_sample(std::vector<int64_t> ids, int64_t images) {
+  EncodedSample sample;
+  sample.ids = std::move(ids);
+  for (int64_t i = 0; i < images; ++i)
+    sample.images.push_back(
+        {at::randn({3, 6, 6}, at::detail::createCPUGenerator(static_cast<uint64_t>(i))), 0, 0});
+  return sample;
+}
+
+TEST(Model, MergesImageFeaturesAtTheImageTokens) {
+  const TemporaryDirectory directory;
+  const Tensors tensors = test::random_tensors(test::llava_config(), hub_spelling, at::kBFloat16);
+  test::write_checkpoint(directory.path(), test::llava_config(), tensors);
+  const Checkpoint checkpoint(directory.path());
+  const Model model(checkpoint, at::kCPU, at::kFloat);
+  const std::vector<EncodedSample> samples = {llava_sample({1, 30, 30, 30, 30, 2}, 1),
+                                              llava_sample({3, 4}, 0),
+                                              llava_sample({30, 30, 30, 30, 5, 30, 30, 30, 30}, 2)};
+  const Batch batch = model.embed(samples);
+  EXPECT_EQ(batch.offsets, (std::vector<int64_t>{0, 6, 8, 17}));
+  EXPECT_EQ(batch.next_position, (std::vector<int64_t>{6, 2, 9}));
+  EXPECT_EQ(batch.positions.sizes(), at::IntArrayRef({1, 17}));
+  EXPECT_EQ(batch.positions[0][8].item<int64_t>(), 0);
+  EXPECT_EQ(batch.image_mask.sum().item<int64_t>(), 12);
+  const at::Tensor table = checkpoint.tensor("language_model.model.embed_tokens.weight").to(at::kFloat);
+  EXPECT_TRUE(at::equal(batch.hidden[0], table[1]));
+  EXPECT_TRUE(at::equal(batch.hidden[7], table[4]));
+  EXPECT_TRUE(
+      at::allclose(batch.hidden.narrow(0, 1, 4), model.image_features(samples[0].images), 1e-5, 1e-5));
+  EXPECT_TRUE(
+      at::allclose(batch.hidden.narrow(0, 13, 4), model.image_features({samples[2].images[1]}), 1e-5, 1e-5));
+}
+
+TEST(Model, RefusesImageTokensWithoutFeatures) {
+  const TemporaryDirectory directory;
+  test::write_checkpoint(directory.path(), test::llava_config(), test::random_tensors(test::llava_config()));
+  const Checkpoint checkpoint(directory.path());
+  const Model model(checkpoint, at::kCPU, at::kFloat);
+  const std::vector<EncodedSample> few = {llava_sample({30, 30, 30, 1}, 1)},
+                                   none = {llava_sample({30, 1}, 0)};
+  EXPECT_THROW(model.embed(few), Error);
+  EXPECT_THROW(model.embed(none), Error);
+  EXPECT_THROW(model.embed_ids(at::tensor({32}, at::kLong)), Error);  // the embedding has 32 rows
+}
+
+TEST(Model, TakesTheHeadFromTheEmbeddingWhenItIsTied) {
+  const TemporaryDirectory directory;
+  test::write_checkpoint(directory.path(), test::qwen_config(), test::random_tensors(test::qwen_config()));
+  const Checkpoint checkpoint(directory.path());
+  const Model model(checkpoint, at::kCPU, at::kFloat);
+  const at::Tensor hidden = at::randn({2, 16}, at::detail::createCPUGenerator(7));
+  const at::Tensor norm = checkpoint.tensor("model.language_model.norm.weight");
+  const at::Tensor expected = (hidden / (hidden.square().mean(-1, true) + 1e-5).sqrt() * norm)
+                                  .matmul(checkpoint.tensor("model.language_model.embed_tokens.weight").t());
+  EXPECT_TRUE(at::allclose(model.logits(hidden), expected, 1e-5, 1e-5));
+}
+
+TEST(Model, GivesQwenThreePositionsAToken) {
+  const TemporaryDirectory directory;
+  test::write_checkpoint(directory.path(), test::qwen_config(), test::random_tensors(test::qwen_config()));
+  const Checkpoint checkpoint(directory.path());
+  const Model model(checkpoint, at::kCPU, at::kFloat);
+  EncodedSample sample;
+  sample.ids = {1, 1, 1, 30, 30, 30, 30, 30, 30, 1, 1};
+  sample.images.push_back({at::randn({24, 24}, at::detail::createCPUGenerator(7)), 4, 6});
+  const std::vector<EncodedSample> samples = {sample};
+  const Batch batch = model.embed(samples);
+  EXPECT_EQ(batch.next_position, std::vector<int64_t>{8});
+  const std::vector<int64_t> widths = {0, 1, 2, 3, 4, 5, 3, 4, 5, 6, 7};
+  EXPECT_TRUE(at::equal(batch.positions[2], at::tensor(widths, at::kLong)));
+}
+
+TEST(Model, PrefersTheEndTokensOfTheGenerationConfig) {
+  const TemporaryDirectory directory;
+  test::write_checkpoint(directory.path(), test::llava_config(), test::random_tensors(test::llava_config()));
+  const Checkpoint checkpoint(directory.path());
+  EXPECT_EQ(Model(checkpoint, at::kCPU, at::kFloat).spec().eos_ids, std::vector<int64_t>{2});
+  std::ofstream(directory.path() / "generation_config.json") << R"({"eos_token_id": [7, 8]})";
+  EXPECT_EQ(Model(checkpoint, at::kCPU, at::kFloat).spec().eos_ids, (std::vector<int64_t>{7, 8}));
+}
+
+TEST(Model, ComputesInTheTypeItIsAskedFor) {
+  const TemporaryDirectory directory;
+  test::write_checkpoint(directory.path(), test::llava_config(), test::random_tensors(test::llava_config()));
+  const Checkpoint checkpoint(directory.path());
+  const Model model(checkpoint, at::kCPU, at::kBFloat16);
+  EXPECT_EQ(model.load_layer(0).down.weight.scalar_type(), at::kBFloat16);
+  const std::vector<EncodedSample> samples = {llava_sample({1, 30, 30, 30, 30, 2}, 1)};
+  EXPECT_EQ(model.embed(samples).hidden.scalar_type(), at::kBFloat16);
+  EXPECT_EQ(model.logits(model.embed(samples).hidden).scalar_type(), at::kFloat);
+}
+
+}  // namespace
+}  // namespace visq

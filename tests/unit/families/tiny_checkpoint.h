@@ -1,0 +1,81 @@
+// Checkpoint directories with small random weights, for the tests of families.
+#pragma once
+#include <ATen/ATen.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <functional>
+
+#include "visq/families/model.h"
+#include "visq/families/model_checks.h"
+
+namespace visq::test {
+
+/// A new folder that goes away with the object.
+class TemporaryDirectory {
+ public:
+  TemporaryDirectory() {
+    std::string name = (std::filesystem::temp_directory_path() / "visq-families-XXXXXX").string();
+    path_ = mkdtemp(name.data());
+  }
+  ~TemporaryDirectory() { std::filesystem::remove_all(path_); }
+  TemporaryDirectory(const TemporaryDirectory&) = delete;
+  TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+inline Json llava_config() {
+  return parse_json(R"({
+    "architectures": ["LlavaForConditionalGeneration"], "model_type": "llava", "image_token_index": 30,
+    "text_config": {"model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+                    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2},
+    "vision_config": {"model_type": "clip_vision_model", "hidden_size": 8, "intermediate_size": 12,
+                      "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 6, "patch_size": 3}})",
+                    "llava");
+}
+
+inline Json qwen_config() {
+  return parse_json(R"({
+    "architectures": ["Qwen2_5_VLForConditionalGeneration"], "model_type": "qwen2_5_vl", "image_token_id": 30,
+    "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "num_key_value_heads": 1, "tie_word_embeddings": true,
+    "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]},
+    "vision_config": {"depth": 2, "hidden_size": 16, "intermediate_size": 20, "num_heads": 2, "out_hidden_size": 16,
+                      "patch_size": 2, "window_size": 8, "fullatt_block_indexes": [1]}})",
+                    "qwen");
+}
+
+using Tensors = std::vector<std::pair<std::string, at::Tensor>>;
+
+/// What config.json asks for, in canonical spelling, with seeded values; `spell` gives the names in the file.
+inline Tensors random_tensors(const Json& config, const std::function<std::string(std::string)>& spell = {},
+                              at::ScalarType dtype = at::kFloat) {
+  const ModelSpec spec = describe_model(config, "config.json");
+  auto expected = expected_tensors(spec, /*with_linears=*/true);
+  if (!spec.decoder.tied_head)
+    expected.push_back({"lm_head.weight", {spec.decoder.vocab, spec.decoder.hidden}});
+  Tensors tensors;
+  uint64_t seed = 0;
+  for (const ExpectedTensor& tensor : expected) {
+    const auto generator = at::detail::createCPUGenerator(++seed);
+    tensors.emplace_back(spell ? spell(tensor.name) : tensor.name,
+                         (at::randn(tensor.shape, generator, at::kFloat) * 0.3).to(dtype));
+  }
+  return tensors;
+}
+
+inline void write_checkpoint(const std::filesystem::path& directory, const Json& config,
+                             const Tensors& tensors) {
+  std::ofstream(directory / "config.json") << config.dump(1);
+  write_safetensors(directory / "model.safetensors", tensors);
+}
+
+inline std::string replace_prefix(const std::string& name, const std::string& from, const std::string& to) {
+  return name.starts_with(from) ? to + name.substr(from.size()) : name;
+}
+
+}  // namespace visq::test

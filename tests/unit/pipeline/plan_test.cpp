@@ -1,0 +1,50 @@
+#include "visq/pipeline/plan.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/unit/pipeline/tiny_checkpoint.h"
+#include "visq/core/error.h"
+
+namespace visq {
+namespace {
+
+class PlanTest : public testing::Test {
+ protected:
+  Plan plan(const char* preset, std::vector<std::string> only = {}, std::vector<std::string> skip = {}) {
+    return make_plan(model_, Recipe::from_preset(find_preset(preset), KvCacheFormat::none, only, skip),
+                     find_preset(preset), find_layout("auto", find_preset(preset)), "out");
+  }
+  TinyCheckpoint files_{at::kBFloat16};
+  Checkpoint checkpoint_{files_.directory()};
+  Model model_{checkpoint_, at::kCPU, at::kFloat};
+};
+
+TEST_F(PlanTest, QuantizesTheSevenLinearsOfEachLayerAndNothingElse) {
+  EXPECT_EQ(plan("fp8").sites.size(), 14u);
+  for (const Site& site : plan("fp8").sites)
+    EXPECT_NE(site.linear.module.find("language_model.layers."), std::string::npos);
+}
+
+TEST_F(PlanTest, SizeIsTheSumOfItsTensors) {
+  const Plan fp8 = plan("fp8");
+  // Two layers: q, o [256, 256], k, v [128, 256], gate, up [384, 256], down [256, 384], half the bytes, and
+  // two scalars each.
+  const uint64_t weights = 2 * (2 * 256 * 256 + 2 * 128 * 256 + 3 * 384 * 256);
+  EXPECT_EQ(fp8.output_bytes, fp8.source_bytes - weights + 14 * 8);
+}
+
+TEST_F(PlanTest, ARecipeThatMatchesNothingIsRefused) { EXPECT_THROW(plan("fp8", {"*nothing*"}), Error); }
+
+TEST_F(PlanTest, ARecipeThatSplitsAFusedGroupIsRefused) {
+  EXPECT_THROW(plan("fp8", {}, {"*layers.0.mlp.gate_proj"}), Error);
+}
+
+TEST_F(PlanTest, SmoothingIsNotFoldedIntoALinearThatIsLeftOut) {
+  const Plan partial = plan("int4_awq", {}, {"*layers.0.self_attn.[qkv]_proj"});
+  EXPECT_FALSE(can_fold(partial, 0, nn::InputGroup::attn_out));
+  EXPECT_TRUE(can_fold(partial, 1, nn::InputGroup::attn_out));
+  EXPECT_TRUE(can_fold(partial, 0, nn::InputGroup::mlp_out));
+}
+
+}  // namespace
+}  // namespace visq

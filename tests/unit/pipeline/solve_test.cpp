@@ -1,0 +1,120 @@
+#include "visq/pipeline/solve.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/unit/pipeline/tiny_checkpoint.h"
+
+namespace visq {
+namespace {
+
+using nn::InputGroup;
+using nn::Role;
+
+// Hidden states with outlier channels, and what a layer makes of them.
+struct LayerRun {
+  LayerRun(const Model& model, const nn::DecoderLayer& layer, LayerStatistics* statistics) {
+    at::manual_seed(11);
+    const nn::DecoderSpec& spec = model.spec().decoder;
+    at::Tensor hidden = at::randn({40, spec.hidden});
+    hidden.slice(1, 5, spec.hidden, 61).mul_(20);
+    const nn::RopeTable rope = nn::rope_table(spec, at::arange(40).unsqueeze(0), at::kFloat);
+    nn::LayerObserver observer;
+    observer.input = [&](InputGroup group, const at::Tensor& x) {
+      if (statistics != nullptr)
+        statistics->inputs[static_cast<size_t>(group)].add(x, at::arange(20), at::arange(20, 40));
+    };
+    observer.kv = [&](const at::Tensor& keys, const at::Tensor& values) {
+      if (statistics == nullptr) return;
+      statistics->key_max = keys.flatten(1).abs().amax(0);
+      statistics->value_max = values.flatten(1).abs().amax(0);
+    };
+    const int64_t offsets[] = {0, 25, 40};
+    output = nn::decoder_layer(spec, layer, hidden, rope, offsets, &observer);
+  }
+  at::Tensor output;
+};
+
+Plan plan_for(const Model& model, const char* preset) {
+  return make_plan(model, Recipe::from_preset(find_preset(preset), KvCacheFormat::fp8), find_preset(preset),
+                   find_layout("auto", find_preset(preset)), "out");
+}
+
+class Smoothing : public testing::TestWithParam<std::tuple<const char*, const char*>> {};
+
+TEST_P(Smoothing, FoldingLeavesTheFunctionOfTheLayerAsItWas) {
+  const auto [preset, text_model] = GetParam();
+  const TinyCheckpoint files(at::kFloat, text_model);
+  const Checkpoint checkpoint(files.directory());
+  const Model model(checkpoint, at::kCPU, at::kFloat);
+  LayerStatistics statistics(/*with_gram=*/true);
+  nn::DecoderLayer layer = model.load_layer(0);
+  const at::Tensor before = LayerRun(model, layer, &statistics).output;
+
+  const Plan plan = plan_for(model, preset);
+  SmoothedLayer smoothed = LayerSolver(model, 0, &statistics).smooth(plan);
+  for (const Role role : nn::kRoles) layer.linear(role).weight = smoothed.weights.at(role);
+  for (const auto& [name, value] : smoothed.rewritten) {
+    if (name.ends_with("input_layernorm.weight")) layer.input_norm.weight = value;
+    if (name.ends_with("post_attention_layernorm.weight")) layer.post_norm.weight = value;
+    if (name.ends_with("v_proj.bias")) layer.v.bias = value;
+  }
+  for (const InputGroup group : nn::kInputGroups) {
+    const at::Tensor& scale = smoothed.scales[static_cast<size_t>(group)];
+    ASSERT_TRUE(scale.defined());
+    EXPECT_GT((scale - 1).abs().max().item<float>(), 0.1f) << "nothing was smoothed";
+  }
+  const at::Tensor after = LayerRun(model, layer, nullptr).output;
+  const double error = ((after - before).abs().max() / before.abs().max()).item<double>();
+  EXPECT_LT(error, 1e-5);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    , Smoothing, testing::Combine(testing::Values("int8_sq", "int4_awq"), testing::Values("llama", "qwen2")),
+    [](const auto& info) { return std::string(std::get<0>(info.param)) + "_" + std::get<1>(info.param); });
+
+TEST(LayerSolver, FusedLinearsShareTheirScalarScales) {
+  const TinyCheckpoint files(at::kBFloat16);
+  const Checkpoint checkpoint(files.directory());
+  const Model model(checkpoint, at::kCPU, at::kFloat);
+  LayerStatistics statistics(true);
+  LayerRun(model, model.load_layer(1), &statistics);
+  for (const char* preset : {"fp8", "nvfp4", "w4a8_awq"}) {
+    const Plan plan = plan_for(model, preset);
+    const SolvedLayer solved = LayerSolver(model, 1, &statistics).solve(plan);
+    std::map<InputGroup, const PackedLinear*> first;
+    for (const auto& [site, linear] : solved.linears) {
+      const PackedLinear*& leader = first[nn::group_of(site->role)];
+      if (leader == nullptr) leader = &linear;
+      EXPECT_EQ(linear.input_scale, leader->input_scale);
+      EXPECT_EQ(linear.second_scale, leader->second_scale);
+      if (linear.weight.scale_2.defined())
+        EXPECT_TRUE(at::equal(linear.weight.scale_2, leader->weight.scale_2));
+      if (linear.weight.codec == Codec::fp8_e4m3)
+        EXPECT_TRUE(at::equal(linear.weight.scale, leader->weight.scale));
+    }
+  }
+}
+
+TEST(LayerSolver, ValueCacheScaleIsThatOfTheFoldedValues) {
+  const TinyCheckpoint files(at::kFloat);
+  const Checkpoint checkpoint(files.directory());
+  const Model model(checkpoint, at::kCPU, at::kFloat);
+  LayerStatistics statistics(true);
+  nn::DecoderLayer layer = model.load_layer(0);
+  LayerRun(model, layer, &statistics);
+  const Plan plan = plan_for(model, "int4_awq");
+  LayerSolver solver(model, 0, &statistics);
+  const SmoothedLayer smoothed = solver.smooth(plan);
+  layer.v.weight = smoothed.weights.at(Role::v);
+  layer.q.weight = smoothed.weights.at(Role::q);
+  layer.k.weight = smoothed.weights.at(Role::k);
+  for (const auto& [name, value] : smoothed.rewritten)
+    if (name.ends_with("input_layernorm.weight")) layer.input_norm.weight = value;
+  LayerStatistics folded(false);
+  LayerRun(model, layer, &folded);
+  const float expected = folded.value_max.max().item<float>() / 448;
+  EXPECT_NEAR(solver.solve(plan).kv_scales->second / expected, 1.0, 1e-5);
+}
+
+}  // namespace
+}  // namespace visq

@@ -1,0 +1,419 @@
+// The CPU kernels, at every vector width, against the ATen twin and against a plain reference.
+#include "visq/quant/codec_backend.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <gtest/gtest.h>
+#include <hwy/targets.h>
+
+#include <bit>
+#include <cmath>
+#include <limits>
+
+#include "visq/quant/codec.h"
+
+namespace visq {
+namespace {
+
+// ATen's generators and casts on random bits prepare the inputs; nothing below shares code with the codecs.
+
+/// Floats with any finite bit pattern.
+at::Tensor random_bits(int64_t rows, int64_t columns) {
+  const at::Tensor bits = at::randint(std::numeric_limits<int32_t>::min(),
+                                      std::numeric_limits<int32_t>::max(), {rows, columns}, at::kInt);
+  const at::Tensor floats = bits.view(at::kFloat);
+  return at::where(at::isfinite(floats), floats, at::zeros_like(floats));
+}
+
+struct Weight {
+  std::string name;
+  at::Tensor values;  // f32
+};
+
+std::vector<Weight> adversarial_weights(int64_t columns) {
+  at::manual_seed(7);
+  const int64_t rows = 5;
+  const at::Tensor gauss = at::randn({rows, columns});
+  std::vector<Weight> weights = {{"gauss", gauss * 0.02},
+                                 {"heavy tails", gauss / at::randn({rows, columns}).abs().clamp_min(1e-3)},
+                                 {"zeros", at::zeros({rows, columns})},
+                                 {"minus zeros", -at::zeros({rows, columns})},
+                                 {"any bits", random_bits(rows, columns)},
+                                 {"denormals", gauss * 1e-39},
+                                 {"smallest denormals", gauss.sign() * 1.5e-45},
+                                 {"largest bf16", gauss.sign() * 3.3895314e38},
+                                 // Small multiples of powers of two are ties of every format for some amax.
+                                 {"ties", at::randint(-64, 65, {rows, columns}).to(at::kFloat) * 0.125}};
+  Weight outliers{"one outlier a row", gauss * 1e-3};
+  outliers.values.select(1, columns / 2).fill_(900.0f);
+  Weight mixed{"zero row, zero blocks, minus zero, denormal", gauss.clone()};
+  mixed.values[0].zero_();
+  mixed.values[1].slice(0, 0, columns / 2).zero_();
+  mixed.values[2].slice(0, 0, columns / 2).fill_(-0.0f);
+  mixed.values[3].slice(0, 0, columns / 2).mul_(1e-40);
+  weights.push_back(outliers);
+  weights.push_back(mixed);
+  return weights;
+}
+
+const std::vector<at::ScalarType> kTypes = {at::kFloat, at::kBFloat16, at::kHalf};
+
+/// The weight in `dtype`, saturated to its range.
+at::Tensor in_type(const Weight& weight, at::ScalarType dtype) {
+  const double limit = dtype == at::kHalf ? 65504.0 : 3.3895314e38;
+  return weight.values.clamp(-limit, limit).to(dtype);
+}
+
+/// Same bits; NaN equals NaN.
+::testing::AssertionResult same_bits(const at::Tensor& a, const at::Tensor& b) {
+  if (a.sizes() != b.sizes() || a.scalar_type() != b.scalar_type())
+    return ::testing::AssertionFailure() << "shape";
+  const at::ScalarType ints = a.element_size() == 4   ? at::kInt
+                              : a.element_size() == 2 ? at::kShort
+                                                      : at::kByte;
+  at::Tensor same = a.contiguous().view(ints) == b.contiguous().view(ints);
+  if (a.is_floating_point()) same = same | (at::isnan(a.to(at::kFloat)) & at::isnan(b.to(at::kFloat)));
+  const int64_t different = same.numel() - same.sum().item<int64_t>();
+  if (different == 0) return ::testing::AssertionSuccess();
+  const int64_t first = same.flatten().to(at::kByte).argmin().item<int64_t>();
+  return ::testing::AssertionFailure() << different << " differ, the first at " << first << ": "
+                                       << a.to(at::kFloat).flatten()[first].item<float>() << " and "
+                                       << b.to(at::kFloat).flatten()[first].item<float>();
+}
+
+/// Runs each test with one set of vector instructions.
+class CodecTwins : public ::testing::TestWithParam<int64_t> {
+ protected:
+  void SetUp() override {
+    hwy::SetSupportedTargetsForTest(GetParam());
+    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+  }
+  void TearDown() override {
+    hwy::SetSupportedTargetsForTest(0);
+    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+  }
+  const CodecBackend& cpu = cpu_codecs();
+  const CodecBackend& aten = aten_codecs();
+
+  template <class Body>
+  void for_weights(const std::vector<int64_t>& widths, const Body& body) {
+    for (const int64_t columns : widths)
+      for (const Weight& weight : adversarial_weights(columns))
+        for (const at::ScalarType dtype : kTypes) {
+          SCOPED_TRACE(weight.name + ", " + std::to_string(columns) + " columns, " + c10::toString(dtype));
+          body(in_type(weight, dtype));
+        }
+  }
+};
+
+std::vector<int64_t> targets() {
+  std::vector<int64_t> supported = {HWY_STATIC_TARGET};
+  for (const int64_t target : {HWY_AVX3, HWY_AVX2})
+    if (HWY_ARCH_X86 && (hwy::SupportedTargets() & target) && target != HWY_STATIC_TARGET)
+      supported.push_back(target);
+  return supported;
+}
+
+INSTANTIATE_TEST_SUITE_P(Widths, CodecTwins, ::testing::ValuesIn(targets()),
+                         [](const auto& instance) { return std::string(hwy::TargetName(instance.param)); });
+
+// Whole vectors, tails, single columns; runs longer than the 256 values that the kernels take at a time.
+const std::vector<int64_t> kWidths = {1, 7, 16, 33, 250, 1040};
+const std::vector<int64_t> kBlockWidths = {16, 48, 272, 528};
+
+TEST_P(CodecTwins, FindTheSameMaximum) {
+  for_weights(kWidths,
+              [&](const at::Tensor& w) { EXPECT_EQ(cpu.absolute_maximum(w), aten.absolute_maximum(w)); });
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()})
+    for (const int64_t at_element : {0, 17, 32}) {
+      at::Tensor w = at::ones({33});
+      w[at_element] = bad;
+      EXPECT_FALSE(std::isfinite(cpu.absolute_maximum(w)));
+      EXPECT_FALSE(std::isfinite(aten.absolute_maximum(w)));
+    }
+}
+
+TEST_P(CodecTwins, EncodeTheSameFp8) {
+  for_weights(kWidths, [&](const at::Tensor& w) {
+    for (const float amax : {aten.absolute_maximum(w), 0.5f}) {
+      const float scale = scale_for(amax, kFp8Max, at::kFloat);
+      EXPECT_TRUE(same_bits(cpu.encode_fp8(w, scale), aten.encode_fp8(w, scale)));
+    }
+  });
+}
+
+TEST_P(CodecTwins, EncodeTheSameIntegers) {
+  for_weights(kWidths, [&](const at::Tensor& w) {
+    for (const at::ScalarType scale_dtype : kTypes)
+      for (const int code_max : {127, 7}) {
+        const EncodedMatrix a = cpu.encode_int(w, w.size(1), code_max, scale_dtype);
+        const EncodedMatrix b = aten.encode_int(w, w.size(1), code_max, scale_dtype);
+        EXPECT_TRUE(same_bits(a.codes, b.codes));
+        EXPECT_TRUE(same_bits(a.scale, b.scale));
+      }
+  });
+  for_weights({48, 240}, [&](const at::Tensor& w) {
+    for (const int64_t block : {8, 24}) {
+      const EncodedMatrix a = cpu.encode_int(w, block, 7, at::kFloat),
+                          b = aten.encode_int(w, block, 7, at::kFloat);
+      EXPECT_TRUE(same_bits(a.codes, b.codes));
+      EXPECT_TRUE(same_bits(a.scale, b.scale));
+    }
+  });
+}
+
+TEST_P(CodecTwins, EncodeTheSameNvfp4) {
+  for_weights(kBlockWidths, [&](const at::Tensor& w) {
+    for (const float amax : {std::max(aten.absolute_maximum(w), kSmallestAmax), 0.5f, 2688.0f}) {
+      const EncodedMatrix a = cpu.encode_nvfp4(w, amax / kNvfp4Max),
+                          b = aten.encode_nvfp4(w, amax / kNvfp4Max);
+      EXPECT_TRUE(same_bits(a.scale, b.scale));
+      EXPECT_TRUE(same_bits(a.codes, b.codes));
+    }
+  });
+}
+
+TEST_P(CodecTwins, DecodeTheSameValues) {
+  for_weights({16, 272}, [&](const at::Tensor& w) {
+    for (const at::ScalarType dtype : kTypes)
+      for (const PackedTensor& packed : {pack_fp8(w), pack_int8(w), pack_int4(w, 8), pack_nvfp4(w)}) {
+        SCOPED_TRACE(codec_name(packed.codec));
+        const auto decode = [&](const CodecBackend& codecs) {
+          if (packed.codec == Codec::fp8_e4m3) return codecs.decode_fp8(packed.codes, packed.scale, dtype);
+          if (packed.codec == Codec::nvfp4)
+            return codecs.decode_nvfp4(packed.codes, packed.scale, packed.scale_2, dtype);
+          return codecs.decode_int(packed.codes, packed.scale, dtype);
+        };
+        EXPECT_TRUE(same_bits(decode(cpu), decode(aten)));
+      }
+  });
+}
+
+TEST_P(CodecTwins, DecodeEveryFp8CodeWithAnyScaleToEveryType) {
+  const at::Tensor codes = at::arange(256, at::kInt).to(at::kByte).view(at::kFloat8_e4m3fn).view({1, 256});
+  at::manual_seed(3);
+  for (const at::Tensor& scale : random_bits(300, 1).abs().unbind(0))
+    for (const at::ScalarType dtype : kTypes)
+      EXPECT_TRUE(same_bits(cpu.decode_fp8(codes, scale, dtype), aten.decode_fp8(codes, scale, dtype)));
+  for (int exponent = -40; exponent < 20; ++exponent) {  // around the edges of f16, with ties
+    const at::Tensor scale = at::scalar_tensor(std::ldexp(1.0f + 0x1p-10f + 0x1p-11f, exponent), at::kFloat);
+    EXPECT_TRUE(same_bits(cpu.decode_fp8(codes, scale, at::kHalf), aten.decode_fp8(codes, scale, at::kHalf)));
+  }
+}
+
+TEST_P(CodecTwins, SimulateTheSameInputs) {
+  for_weights({16, 272}, [&](const at::Tensor& w) {
+    at::Tensor x = w.view({5, 1, -1}).clone();
+    x[1][0][3] = std::numeric_limits<float>::quiet_NaN();
+    x[2][0][5] = -std::numeric_limits<float>::infinity();
+    for (const float amax : {std::max(aten.absolute_maximum(w), kSmallestAmax), 0.5f}) {
+      EXPECT_TRUE(same_bits(cpu.simulate_fp8(x, amax / 448), aten.simulate_fp8(x, amax / 448)));
+      EXPECT_TRUE(same_bits(cpu.simulate_int8(x, amax / 127), aten.simulate_int8(x, amax / 127)));
+      EXPECT_TRUE(same_bits(cpu.simulate_nvfp4(x, amax / 2688), aten.simulate_nvfp4(x, amax / 2688)));
+    }
+  });
+}
+
+TEST_P(CodecTwins, RearrangeInt4TheSameWay) {
+  at::manual_seed(5);
+  for (const int64_t columns : {8, 24, 2064}) {
+    const at::Tensor codes = at::randint(-8, 8, {6, columns}, at::kChar);
+    const at::Tensor bytes = cpu.int4_to_row_pairs(codes), words = cpu.int4_to_words(codes);
+    EXPECT_TRUE(same_bits(bytes, aten.int4_to_row_pairs(codes)));
+    EXPECT_TRUE(same_bits(words, aten.int4_to_words(codes)));
+    for (const CodecBackend* codecs : {&cpu, &aten}) {
+      EXPECT_TRUE(same_bits(codecs->int4_from_row_pairs(bytes), codes));
+      EXPECT_TRUE(same_bits(codecs->int4_from_words(words), codes));
+    }
+  }
+}
+
+// A plain reference: the nearest number of a list, halves to the even code.
+
+std::vector<double> e4m3_magnitudes() {
+  std::vector<double> values;
+  for (int code = 0; code < 0x7F; ++code) {
+    const int exponent = code >> 3, mantissa = code & 7;
+    values.push_back(exponent == 0 ? std::ldexp(mantissa, -9) : std::ldexp(8 + mantissa, exponent - 10));
+  }
+  return values;
+}
+const std::vector<double> kE4m3 = e4m3_magnitudes();
+const std::vector<double> kE2m1 = {0, 0.5, 1, 1.5, 2, 3, 4, 6};
+
+int nearest(const std::vector<double>& magnitudes, float v) {
+  const double a = std::min<double>(std::abs(v), magnitudes.back());
+  size_t best = 0;
+  for (size_t code = 1; code < magnitudes.size(); ++code) {
+    const double now = std::abs(magnitudes[code] - a), before = std::abs(magnitudes[best] - a);
+    if (now < before || (now == before && code % 2 == 0)) best = code;
+  }
+  return static_cast<int>(best);
+}
+
+int fp8_code(float v) { return nearest(kE4m3, v) + (std::signbit(v) ? 0x80 : 0); }
+int fp4_code(float v) { return nearest(kE2m1, v) + (v < 0 ? 8 : 0); }
+
+int int_code(float v, int code_max) {
+  const double floor = std::floor(v), fraction = v - floor;
+  const bool up = fraction > 0.5 || (fraction == 0.5 && std::fmod(floor, 2.0) != 0);
+  return static_cast<int>(std::clamp<double>(floor + (up ? 1 : 0), -code_max - 1, code_max));
+}
+
+float largest(const float* x, int64_t n) {
+  float result = 0;
+  for (int64_t i = 0; i < n; ++i) result = std::max(result, std::abs(x[i]));
+  return result;
+}
+
+float reference_scale(float amax, float code_max) {
+  return amax == 0 ? 1.0f : std::max(amax, 0x1p-126f) / code_max;
+}
+
+TEST_P(CodecTwins, EncodeEveryBf16AsTheNearestE4m3) {
+  const at::Tensor bits = at::arange(65536, at::kInt).to(at::kShort);
+  const at::Tensor all = bits.view(at::kBFloat16);
+  const at::Tensor w = at::where(at::isfinite(all), all, at::zeros_like(all)).view({256, 256});
+  const at::Tensor codes = pack_fp8(w, 448.0f).codes;  // scale 1
+  EXPECT_TRUE(same_bits(codes, w.to(at::kFloat).clamp(-448, 448).to(at::kFloat8_e4m3fn)));
+  const at::Tensor wide = w.to(at::kFloat).flatten(), bytes = codes.view(at::kByte).flatten();
+  for (int64_t i = 0; i < wide.numel(); ++i)
+    ASSERT_EQ(bytes.const_data_ptr<uint8_t>()[i], fp8_code(wide.const_data_ptr<float>()[i])) << i;
+}
+
+TEST_P(CodecTwins, EncodeAnyF32AsTheNearestE4m3) {
+  at::manual_seed(11);
+  at::Tensor w = random_bits(1, 1 << 18);
+  // Uniform exponents rarely hit the format's range: add values there, and both neighbours of every midpoint.
+  const at::Tensor in_range = at::randn({1, 1 << 18}) * at::exp2(at::rand({1, 1 << 18}) * 24 - 14);
+  std::vector<float> midpoints;
+  for (size_t code = 0; code + 1 < kE4m3.size(); ++code) {
+    const float middle = static_cast<float>((kE4m3[code] + kE4m3[code + 1]) / 2);
+    for (const float v : {middle, std::nextafter(middle, 0.0f), std::nextafter(middle, 1e9f)}) {
+      midpoints.push_back(v);
+      midpoints.push_back(-v);
+    }
+  }
+  w = at::cat({w, in_range, at::tensor(midpoints).unsqueeze(0)}, 1);
+  EXPECT_TRUE(same_bits(pack_fp8(w, 448.0f).codes, w.clamp(-448, 448).to(at::kFloat8_e4m3fn)));
+}
+
+TEST_P(CodecTwins, EncodeEveryF16LikeItsF32) {
+  const at::Tensor all = at::arange(65536, at::kInt).to(at::kShort).view(at::kHalf);
+  const at::Tensor w = at::where(at::isfinite(all), all, at::zeros_like(all)).view({256, 256});
+  EXPECT_TRUE(same_bits(pack_int8(w).codes, pack_int8(w.to(at::kFloat)).codes));
+  EXPECT_TRUE(same_bits(pack_fp8(w, 448.0f).codes, pack_fp8(w.to(at::kFloat), 448.0f).codes));
+  EXPECT_EQ(absolute_maximum(w), 65504.0f);
+}
+
+TEST_P(CodecTwins, EncodeLikeThePlainReference) {
+  for_weights({48, 272}, [&](const at::Tensor& weight) {
+    const at::Tensor wide = weight.to(at::kFloat).contiguous();
+    const float* w = wide.const_data_ptr<float>();
+    const int64_t rows = wide.size(0), columns = wide.size(1);
+    const float amax = largest(w, wide.numel());
+
+    const PackedTensor fp8 = pack_fp8(weight);
+    const at::Tensor fp8_bytes = fp8.codes.view(at::kByte);
+    const float fp8_scale = reference_scale(amax, 448);
+    ASSERT_EQ(fp8.scale.item<float>(), fp8_scale);
+    for (int64_t i = 0; i < wide.numel(); ++i)
+      ASSERT_EQ(fp8_bytes.const_data_ptr<uint8_t>()[i], fp8_code(w[i] / fp8_scale)) << i;
+
+    const auto expect_int = [&](const PackedTensor& packed, int64_t block, int code_max) {
+      for (int64_t b = 0; b < wide.numel() / block; ++b) {
+        const float scale = reference_scale(largest(w + b * block, block), static_cast<float>(code_max));
+        ASSERT_EQ(packed.scale.const_data_ptr<float>()[b], scale);
+        for (int64_t i = b * block; i < (b + 1) * block; ++i)
+          ASSERT_EQ(packed.codes.const_data_ptr<int8_t>()[i], int_code(w[i] / scale, code_max)) << i;
+      }
+    };
+    expect_int(pack_int8(weight), columns, 127);
+    expect_int(pack_int4(weight, 8), 8, 7);
+
+    const PackedTensor fp4 = pack_nvfp4(weight);
+    const at::Tensor values = dequantize(fp4);
+    const float scale_2 = (amax == 0 ? 1.0f : std::max(amax, 0x1p-126f)) / 2688.0f;
+    ASSERT_EQ(fp4.scale_2.item<float>(), scale_2);
+    for (int64_t b = 0; b < rows * columns / 16; ++b) {
+      float t = largest(w + b * 16, 16) / (6.0f * scale_2);
+      if (t == 0) t = 1;
+      const int scale_code = fp8_code(std::clamp(t, 0x1p-9f, 448.0f));
+      ASSERT_EQ(fp4.scale.view(at::kByte).const_data_ptr<uint8_t>()[b], scale_code);
+      const float divisor = static_cast<float>(kE4m3[static_cast<size_t>(scale_code)]) * scale_2;
+      for (int64_t i = b * 16; i < (b + 1) * 16; ++i) {
+        const int byte = fp4.codes.const_data_ptr<uint8_t>()[i / 2],
+                  code = i % 2 == 0 ? byte & 15 : byte >> 4;
+        ASSERT_EQ(code, fp4_code(w[i] / divisor)) << i;
+        const float magnitude = static_cast<float>(kE2m1[static_cast<size_t>(code & 7)]) * divisor;
+        ASSERT_EQ(values.const_data_ptr<float>()[i], code & 8 ? -magnitude : magnitude) << i;
+      }
+    }
+  });
+}
+
+TEST_P(CodecTwins, SimulateWhatPackingAndDequantizingGives) {
+  for_weights({48, 272}, [&](const at::Tensor& x) {
+    const at::ScalarType dtype = x.scalar_type();
+    const PackedTensor fp8 = pack_fp8(x), fp4 = pack_nvfp4(x);
+    EXPECT_TRUE(same_bits(simulate_fp8(x, fp8.scale.item<float>()), dequantize(fp8, dtype)));
+    EXPECT_TRUE(same_bits(simulate_nvfp4(x, fp4.scale_2.item<float>()), dequantize(fp4, dtype)));
+    const PackedTensor int8 = pack_int8(x.view({1, -1}));
+    EXPECT_TRUE(same_bits(simulate_int8(x.view({1, -1}), int8.scale.item<float>()), dequantize(int8, dtype)));
+  });
+}
+
+TEST(CodecThreads, DoNotChangeTheResult) {
+  at::manual_seed(2);
+  const at::Tensor w = at::randn({300, 1040}).to(at::kBFloat16);
+  const auto run = [&](int threads) {
+    at::set_num_threads(threads);
+    std::vector<at::Tensor> results = {simulate_fp8(w, 0.01f), simulate_int8(w, 0.02f),
+                                       simulate_nvfp4(w, 0.001f)};
+    for (const PackedTensor& packed : {pack_fp8(w), pack_int8(w), pack_int4(w, 16), pack_nvfp4(w)}) {
+      results.push_back(packed.codes);
+      results.push_back(packed.scale);
+      results.push_back(dequantize(packed));
+      if (packed.codec == Codec::int4) {
+        results.push_back(int4_to_row_pairs(packed.codes));
+        results.push_back(int4_to_words(packed.codes));
+      }
+    }
+    return results;
+  };
+  const int before = at::get_num_threads();
+  const std::vector<at::Tensor> one = run(1), two = run(2), three = run(3);
+  at::set_num_threads(before);
+  for (size_t i = 0; i < one.size(); ++i) {
+    EXPECT_TRUE(same_bits(one[i], two[i])) << i;
+    EXPECT_TRUE(same_bits(one[i], three[i])) << i;
+  }
+}
+
+TEST(CodecDevices, GiveTheSameBytes) {
+  if (!at::hasCUDA()) GTEST_SKIP() << "no CUDA device";
+  for (const int64_t columns : kBlockWidths)
+    for (const Weight& weight : adversarial_weights(columns))
+      for (const at::ScalarType dtype : kTypes) {
+        SCOPED_TRACE(weight.name + ", " + std::to_string(columns) + " columns, " + c10::toString(dtype));
+        const at::Tensor w = in_type(weight, dtype), on_device = w.to(at::kCUDA);
+        const std::vector<PackedTensor> here = {pack_fp8(w), pack_int8(w, dtype), pack_int4(w, 16),
+                                                pack_nvfp4(w)};
+        const std::vector<PackedTensor> there = {pack_fp8(on_device), pack_int8(on_device, dtype),
+                                                 pack_int4(on_device, 16), pack_nvfp4(on_device)};
+        for (size_t i = 0; i < here.size(); ++i) {
+          SCOPED_TRACE(codec_name(here[i].codec));
+          EXPECT_TRUE(there[i].codes.is_cuda() && there[i].scale.is_cuda());
+          EXPECT_TRUE(same_bits(here[i].codes, there[i].codes.cpu()));
+          EXPECT_TRUE(same_bits(here[i].scale, there[i].scale.cpu()));
+          EXPECT_TRUE(same_bits(dequantize(here[i], dtype), dequantize(there[i], dtype).cpu()));
+        }
+        const float scale = std::max(absolute_maximum(w), kSmallestAmax) / 448;
+        EXPECT_TRUE(same_bits(simulate_fp8(w, scale), simulate_fp8(on_device, scale).cpu()));
+        EXPECT_TRUE(same_bits(simulate_int8(w, scale), simulate_int8(on_device, scale).cpu()));
+        EXPECT_TRUE(same_bits(simulate_nvfp4(w, scale / 6), simulate_nvfp4(on_device, scale / 6).cpu()));
+      }
+}
+
+}  // namespace
+}  // namespace visq

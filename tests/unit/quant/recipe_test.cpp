@@ -1,0 +1,51 @@
+#include "visq/quant/recipe.h"
+
+#include <gtest/gtest.h>
+
+#include "visq/core/error.h"
+
+namespace visq {
+namespace {
+
+TEST(Recipe, PresetReachesEveryModule) {
+  const Recipe recipe = Recipe::from_preset(find_preset("fp8"), KvCacheFormat::fp8);
+  EXPECT_EQ(recipe.scheme_for("model.layers.3.mlp.up_proj"), find_preset("fp8").scheme);
+}
+
+TEST(Recipe, LastMatchingRuleWins) {
+  const Recipe recipe = Recipe::from_preset(find_preset("fp8"), KvCacheFormat::none,
+                                            {"*layers.1.*", "*layers.2.*"}, {"*layers.2.mlp*"});
+  EXPECT_FALSE(recipe.scheme_for("model.layers.0.mlp.up_proj").has_value());
+  EXPECT_TRUE(recipe.scheme_for("model.layers.1.mlp.up_proj").has_value());
+  EXPECT_TRUE(recipe.scheme_for("model.layers.2.self_attn.q_proj").has_value());
+  EXPECT_FALSE(recipe.scheme_for("model.layers.2.mlp.up_proj").has_value());
+}
+
+TEST(Recipe, GlobOfLayerOneDoesNotReachLayerTen) {
+  EXPECT_TRUE(glob_match("*layers.1.*", "model.layers.1.mlp.up_proj"));
+  EXPECT_FALSE(glob_match("*layers.1.*", "model.layers.10.mlp.up_proj"));
+}
+
+TEST(Scheme, UnknownPresetIsRefusedWithTheListOfPresets) {
+  try {
+    find_preset("fp7");
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_STREQ(e.what(),
+                 "--format fp7: no such format; choose from fp8, int8_sq, int4_awq, w4a8_awq, nvfp4");
+  }
+}
+
+TEST(Scheme, BitsPerWeightCountTheScales) {
+  EXPECT_DOUBLE_EQ(find_preset("fp8").scheme.bits_per_weight(), 8);
+  EXPECT_DOUBLE_EQ(find_preset("int4_awq").scheme.bits_per_weight(),
+                   4.125);                                               // a 16-bit scale per 128 weights
+  EXPECT_DOUBLE_EQ(find_preset("nvfp4").scheme.bits_per_weight(), 4.5);  // an 8-bit scale per 16 weights
+}
+
+TEST(Scheme, PresetsAreToldApartByTheirSchemes) {
+  for (const Preset& preset : presets()) EXPECT_EQ(preset_of(preset.scheme).name, preset.name);
+}
+
+}  // namespace
+}  // namespace visq

@@ -1,0 +1,141 @@
+#include "visq/cli/commands.h"
+#include "visq/cli/options.h"
+#include "visq/cli/show_image.h"
+#include "visq/core/error.h"
+#include "visq/core/text.h"
+#include "visq/eval/score.h"
+#include "visq/inputs/image.h"
+
+namespace visq {
+namespace {
+
+struct Arguments {
+  std::vector<std::string> checkpoints;
+  std::string data, against;
+  int64_t samples = 0, max_new_tokens = 64, show = 0;
+  bool json = false;
+  ComputeOptions compute;
+};
+
+struct Row {
+  std::string name;
+  std::string format;
+  uint64_t bytes = 0;
+  Score score;
+};
+
+std::string percent(double rate) { return fmt::format("{:.1f} %", 100 * rate); }
+
+Row evaluate(const std::string& directory, const Runner& runner, const Evaluation& evaluation) {
+  const auto& quantized = runner.quantized();
+  return {directory, quantized ? preset_of(quantized->scheme()).name : "original",
+          runner.checkpoint().total_bytes(), evaluation.score(runner)};
+}
+
+void print_table(const std::vector<Row>& rows) {
+  std::vector<std::vector<std::string>> table = {{"checkpoint", "format", "size", "accuracy", "perplexity"}};
+  const bool compared = rows.back().score.mean_kl.has_value();
+  if (compared) table[0].insert(table[0].end(), {"mean KL", "same top token"});
+  for (const Row& row : rows) {
+    table.push_back({row.name, row.format, human_bytes(row.bytes), percent(row.score.accuracy.rate()),
+                     fmt::format("{:.4f}", row.score.perplexity)});
+    if (!compared) continue;
+    table.back().push_back(row.score.mean_kl ? fmt::format("{:.6f}", *row.score.mean_kl) : "–");
+    table.back().push_back(row.score.top1_agreement ? percent(*row.score.top1_agreement) : "–");
+  }
+  fmt::print("{}", format_table(table, {2, 3, 4, 5, 6}));
+
+  std::vector<std::vector<std::string>> categories = {{"accuracy by category"}};
+  for (const Row& row : rows) categories[0].push_back(row.format);
+  for (const auto& [category, unused] : rows.front().score.per_category) {
+    categories.push_back({category.empty() ? "(none)" : category});
+    for (const Row& row : rows)
+      categories.back().push_back(percent(row.score.per_category.at(category).rate()));
+  }
+  std::vector<size_t> right;
+  for (size_t i = 1; i <= rows.size(); ++i) right.push_back(i);
+  fmt::print("\n{}", format_table(categories, right));
+}
+
+void show_samples(const std::vector<Row>& rows, const Evaluation& evaluation, int64_t count) {
+  int64_t shown = 0;
+  for (size_t i = 0; i < evaluation.samples().size() && shown < count; ++i) {
+    const Sample& sample = evaluation.samples()[i];
+    if (sample.image_count() == 0) continue;
+    // One sample of each category first: the most varied picture of what the model does.
+    bool seen = false;
+    for (size_t j = 0; j < i; ++j) seen |= evaluation.samples()[j].category == sample.category;
+    if (seen) continue;
+    ++shown;
+    std::string question;
+    for (const Message& message : sample.messages)
+      for (const ContentPart& part : message.content) {
+        if (part.kind == ContentPart::Kind::image) fmt::print("\n{}", image_as_text(read_image(part.image)));
+        question += part.text;
+      }
+    fmt::print("  {}   (expected: {})\n", question, *sample.answer);
+    for (const Row& row : rows) fmt::print("    {:<10} {}\n", row.format, row.score.answers[i]);
+  }
+}
+
+void run(const Arguments& arguments) {
+  const at::Device device = arguments.compute.resolve_device();
+  const auto dtype = arguments.compute.resolve_dtype();
+  Evaluation evaluation(read_samples(arguments.data, arguments.samples), arguments.max_new_tokens);
+  std::vector<Row> rows;
+  std::optional<Runner> reference;
+  if (!arguments.against.empty()) {
+    reference.emplace(arguments.against, device, dtype);
+    rows.push_back(evaluate(arguments.against, *reference, evaluation));
+    evaluation.set_reference(*reference);
+  }
+  for (const std::string& directory : arguments.checkpoints) {
+    const Runner runner(directory, device, dtype);
+    rows.push_back(evaluate(directory, runner, evaluation));
+  }
+  if (arguments.json) {
+    Json json = Json::array();
+    for (const Row& row : rows) {
+      Json entry = {{"checkpoint", row.name}, {"format", row.format}, {"bytes", row.bytes}};
+      entry.update(score_json(row.score));
+      if (arguments.show > 0) entry["answers"] = row.score.answers;
+      json.push_back(std::move(entry));
+    }
+    fmt::print("{}\n", json.dump(2));
+    return;
+  }
+  print_table(rows);
+  show_samples(rows, evaluation, arguments.show);
+}
+
+}  // namespace
+
+void add_eval_command(CLI::App& app) {
+  auto arguments = std::make_shared<Arguments>();
+  CLI::App* command = app.add_subcommand(
+      "eval", "scores checkpoints, original or quantized, on questions with reference answers");
+  command->add_option("checkpoints", arguments->checkpoints, "one or several checkpoint directories")
+      ->required();
+  command
+      ->add_option("--data", arguments->data,
+                   "questions, JSON lines of chat messages that end with the reference answer")
+      ->required();
+  command->add_option("--against", arguments->against,
+                      "the original checkpoint: adds KL divergence and top-1 agreement");
+  command->add_option("--samples", arguments->samples, "most questions to use; 0: all")
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--max-new-tokens", arguments->max_new_tokens, "longest answer")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  command
+      ->add_option("--show", arguments->show,
+                   "shows so many pictured questions with all answers (with --json: all answers)")
+      ->check(CLI::NonNegativeNumber);
+  command->add_flag("--json", arguments->json, "results as JSON");
+  arguments->compute.add_to(*command);
+  command->footer(
+      "Example:\n  visq eval quantized/fp8 quantized/nvfp4 --against original --data questions.jsonl");
+  command->callback([arguments] { run(*arguments); });
+}
+
+}  // namespace visq

@@ -1,0 +1,49 @@
+#include "visq/cli/commands.h"
+#include "visq/cli/options.h"
+#include "visq/core/error.h"
+#include "visq/eval/runner.h"
+
+namespace visq {
+namespace {
+
+struct Arguments {
+  std::string checkpoint, question;
+  std::vector<std::string> images;
+  int64_t max_new_tokens = 128;
+  ComputeOptions compute;
+};
+
+void run(const Arguments& arguments) {
+  const Runner runner(arguments.checkpoint, arguments.compute.resolve_device(),
+                      arguments.compute.resolve_dtype());
+  Message message{"user", {}};
+  for (const std::string& image : arguments.images) {
+    if (!std::filesystem::is_regular_file(image)) fail("--image {}: no such file", image);
+    message.content.push_back({ContentPart::Kind::image, "", image});
+  }
+  message.content.push_back({ContentPart::Kind::text, arguments.question, {}});
+  Sample sample;
+  sample.messages.push_back(std::move(message));
+  sample.origin = "the question";
+  const EncodedSample encoded = runner.model().encode(sample, /*with_answer=*/false);
+  fmt::print("{}\n", runner.generate(std::span(&encoded, 1), arguments.max_new_tokens).front());
+}
+
+}  // namespace
+
+void add_generate_command(CLI::App& app) {
+  auto arguments = std::make_shared<Arguments>();
+  CLI::App* command =
+      app.add_subcommand("generate", "answers one question with any checkpoint, quantized or not");
+  command->add_option("checkpoint", arguments->checkpoint, "checkpoint directory")->required();
+  command->add_option("question", arguments->question, "what to ask")->required();
+  command->add_option("--image", arguments->images, "picture to ask about (repeatable)");
+  command->add_option("--max-new-tokens", arguments->max_new_tokens, "longest answer")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  arguments->compute.add_to(*command);
+  command->footer("Example:\n  visq generate quantized/fp8 --image cat.png \"What is this?\"");
+  command->callback([arguments] { run(*arguments); });
+}
+
+}  // namespace visq

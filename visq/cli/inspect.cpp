@@ -1,0 +1,118 @@
+#include "visq/cli/commands.h"
+#include "visq/core/error.h"
+#include "visq/core/text.h"
+#include "visq/export/quantized_checkpoint.h"
+#include "visq/families/model.h"
+
+namespace visq {
+namespace {
+
+struct Part {
+  size_t tensors = 0;
+  uint64_t bytes = 0;
+  std::map<std::string, size_t> dtypes;
+};
+
+// Which part of the model a tensor belongs to, in the order of the data's way.
+std::string part_of(const ModelSpec& spec, const std::string& name) {
+  const std::string canonical = NameMap::canonical(spec, name);
+  const auto below = [&](const std::string& prefix) { return canonical.rfind(prefix, 0) == 0; };
+  if (below(spec.projector_prefix)) return "3 projector";
+  if (below(spec.tower_prefix)) return "2 vision tower";
+  if (below(spec.decoder_prefix + "layers.")) return "4 decoder layers";
+  if (below(spec.decoder_prefix + "embed_tokens")) return "1 embeddings";
+  if (below("lm_head")) return "6 head";
+  return "5 other";
+}
+
+void run(const std::string& directory, bool json) {
+  const Checkpoint checkpoint(directory);
+  const ModelSpec spec =
+      describe_model(checkpoint.config(), (checkpoint.directory() / "config.json").string());
+  const auto quantized = QuantizedCheckpoint::open(checkpoint);
+  std::map<std::string, Part> parts;
+  size_t quantized_linears = 0;
+  for (const std::string& name : checkpoint.names()) {
+    const TensorInfo& info = checkpoint.info(name);
+    Part& part = parts[part_of(spec, name)];
+    ++part.tensors;
+    part.bytes += info.bytes();
+    ++part.dtypes[std::string(safetensors_dtype(info.dtype))];
+    quantized_linears += name.ends_with(".weight_scale");
+  }
+  const nn::DecoderSpec& decoder = spec.decoder;
+  const auto excluded = quantized
+                            ? get_or<std::vector<std::string>>(checkpoint.config().at("quantization_config"),
+                                                               "ignore", {}, directory)
+                            : std::vector<std::string>{};
+  if (json) {
+    Json out = {{"family", spec.family},
+                {"architecture", spec.architecture},
+                {"layers", decoder.layers},
+                {"hidden", decoder.hidden},
+                {"heads", decoder.heads},
+                {"kv_heads", decoder.kv_heads},
+                {"vocabulary", decoder.vocab},
+                {"bytes", checkpoint.total_bytes()},
+                {"tensors", checkpoint.names().size()}};
+    if (quantized)
+      out["quantization"] = {{"format", preset_of(quantized->scheme()).name},
+                             {"layout", quantized->layout().name()},
+                             {"linears", quantized_linears},
+                             {"kv_cache", quantized->kv_cache() == KvCacheFormat::fp8 ? "fp8" : "none"},
+                             {"bits_per_weight", quantized->scheme().bits_per_weight()},
+                             {"engines", quantized->layout().engines(quantized->scheme())},
+                             {"excluded", excluded}};
+    for (const auto& [name, part] : parts)
+      out["parts"].push_back({{"part", name.substr(2)},
+                              {"tensors", part.tensors},
+                              {"bytes", part.bytes},
+                              {"dtypes", part.dtypes}});
+    fmt::print("{}\n", out.dump(2));
+    return;
+  }
+  fmt::print("{}: {} ({}), {} decoder layers of width {}, {} query and {} KV heads, vocabulary {}\n",
+             directory, spec.family, spec.architecture, decoder.layers, decoder.hidden, decoder.heads,
+             decoder.kv_heads, decoder.vocab);
+  if (quantized) {
+    const Preset& preset = preset_of(quantized->scheme());
+    const auto engines = quantized->layout().engines(preset.scheme);
+    fmt::print(
+        "quantized: {} in the {} layout, {} linears ({}; {:.3g} bits a weight with scales), inputs {}, KV "
+        "cache {}; read by {}\n",
+        preset.name, quantized->layout().name(), quantized_linears, preset.weight,
+        preset.scheme.bits_per_weight(), preset.input,
+        quantized->kv_cache() == KvCacheFormat::fp8 ? "fp8" : "as is",
+        engines.empty() ? "no engine" : fmt::format("{}", fmt::join(engines, ", ")));
+    fmt::print("excluded: {}\n", fmt::join(excluded, "  "));
+  } else {
+    fmt::print("not quantized\n");
+  }
+  std::vector<std::vector<std::string>> rows = {{"part", "tensors", "size", "dtypes"}};
+  for (const auto& [name, part] : parts) {
+    std::string dtypes;
+    for (const auto& [dtype, count] : part.dtypes)
+      dtypes += fmt::format("{}{} × {}", dtypes.empty() ? "" : ", ", count, dtype);
+    rows.push_back({name.substr(2), std::to_string(part.tensors), human_bytes(part.bytes), dtypes});
+  }
+  rows.push_back(
+      {"all", std::to_string(checkpoint.names().size()), human_bytes(checkpoint.total_bytes()), ""});
+  fmt::print("\n{}", format_table(rows, {1, 2}));
+}
+
+}  // namespace
+
+void add_inspect_command(CLI::App& app) {
+  struct Arguments {
+    std::string checkpoint;
+    bool json = false;
+  };
+  auto arguments = std::make_shared<Arguments>();
+  CLI::App* command =
+      app.add_subcommand("inspect", "says what is in a checkpoint: parts, sizes, formats, exclusions");
+  command->add_option("checkpoint", arguments->checkpoint, "checkpoint directory")->required();
+  command->add_flag("--json", arguments->json, "as JSON");
+  command->callback([arguments] { run(arguments->checkpoint, arguments->json); });
+}
+
+}  // namespace visq

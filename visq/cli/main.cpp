@@ -1,0 +1,72 @@
+// visq: command line. Results on stdout, everything else on stderr.
+// Exit codes: 0 done; 1 a check found violations, or an internal error; 2 bad input; 130 interrupted.
+#include <c10/util/Exception.h>
+
+#include <new>
+
+#include "visq/cli/commands.h"
+#include "visq/core/error.h"
+#include "visq/core/log.h"
+#include "visq/core/process.h"
+
+namespace {
+
+// The last line of a library's message says what happened; the rest is its call stack.
+std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
+
+int run(int argc, char** argv) {
+  CLI::App app{
+      "visq quantizes vision-language models after training, and shows what that costs.\n"
+      "It reads a Hugging Face checkpoint and writes one that vLLM, SGLang or TensorRT-LLM load.\n"};
+  app.set_version_flag("--version", "visq " VISQ_VERSION);
+  app.require_subcommand(1);
+  app.fallthrough();
+  bool quiet = false;
+  app.add_flag("-q,--quiet", quiet, "warnings and errors only");
+  app.parse_complete_callback([&] { visq::set_quiet(quiet); });
+  app.footer(
+      "Exit codes: 0 done · 1 `check` found violations, or an internal error · 2 bad input · 130 "
+      "interrupted");
+  visq::add_quantize_command(app);
+  visq::add_eval_command(app);
+  visq::add_generate_command(app);
+  visq::add_inspect_command(app);
+  visq::add_check_command(app);
+  visq::add_families_command(app);
+  visq::add_formats_command(app);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::RuntimeError& e) {
+    return e.get_exit_code();
+  } catch (const CLI::Success& e) {
+    return app.exit(e);
+  } catch (const CLI::ParseError& e) {
+    fmt::print(stderr, "error: {} (visq --help lists what there is)\n", e.what());
+    return 2;
+  }
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  visq::catch_interrupts();
+  try {
+    return run(argc, argv);
+  } catch (const visq::Error& e) {
+    fmt::print(stderr, "error: {}\n", e.what());
+    return 2;
+  } catch (const visq::Interrupted&) {
+    fmt::print(stderr, "interrupted; nothing was written\n");
+    return 130;
+  } catch (const std::bad_alloc&) {
+    fmt::print(stderr, "error: out of memory\n");
+    return 1;
+  } catch (const c10::Error& e) {
+    fmt::print(stderr, "internal error: {}\n", first_line(e.what_without_backtrace()));
+    return 1;
+  } catch (const std::exception& e) {
+    fmt::print(stderr, "internal error: {}\n", first_line(e.what()));
+    return 1;
+  }
+}

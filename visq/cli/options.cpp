@@ -1,0 +1,47 @@
+#include "visq/cli/options.h"
+
+#include <ATen/Parallel.h>
+
+#include "visq/core/error.h"
+#include "visq/core/process.h"
+
+namespace visq {
+
+void ComputeOptions::add_to(CLI::App& command) {
+  command.add_option("--device", device, "where to compute: auto (a GPU when there is one), cpu, cuda")
+      ->capture_default_str();
+  command
+      .add_option("--dtype", dtype,
+                  "of the forward pass: auto (float32 on a CPU, the checkpoint's on a GPU), float32, "
+                  "bfloat16, float16")
+      ->capture_default_str();
+  command.add_option("--threads", threads, "CPU threads; 0: one a core. Results do not depend on it")
+      ->check(CLI::Range(0, 4096));
+}
+
+at::Device ComputeOptions::resolve_device() const {
+  if (threads > 0) at::set_num_threads(threads);
+  return parse_device(device);
+}
+
+std::optional<at::ScalarType> ComputeOptions::resolve_dtype() const {
+  if (dtype == "auto") return std::nullopt;
+  if (dtype == "float32") return at::kFloat;
+  if (dtype == "bfloat16") return at::kBFloat16;
+  if (dtype == "float16") return at::kHalf;
+  fail("--dtype {}: choose auto, float32, bfloat16 or float16", dtype);
+}
+
+std::vector<std::string> split_list(const std::string& text, const std::string& option) {
+  std::vector<std::string> parts;
+  size_t begin = 0;
+  for (;;) {
+    const size_t comma = text.find(',', begin);
+    parts.push_back(text.substr(begin, comma == std::string::npos ? comma : comma - begin));
+    if (parts.back().empty()) fail("{} '{}': an empty name", option, text);
+    if (comma == std::string::npos) return parts;
+    begin = comma + 1;
+  }
+}
+
+}  // namespace visq

@@ -1,0 +1,48 @@
+// JSON from untrusted files: bounded size and depth, typed access whose errors name the file and the key.
+#pragma once
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+
+#include "visq/core/error.h"
+
+namespace visq {
+
+/// Keeps the order of keys, so that a file that is read, extended and written stays readable.
+using Json = nlohmann::ordered_json;
+
+inline constexpr size_t kMaxConfigBytes = 4u << 20;
+inline constexpr size_t kMaxTokenizerBytes = 200u << 20;
+inline constexpr int kMaxJsonDepth = 64;
+
+/// @throws Error naming `origin` when `text` is not JSON or nests deeper than kMaxJsonDepth
+Json parse_json(std::string_view text, const std::string& origin);
+
+/// @throws Error when the file is missing, larger than `max_bytes`, or not JSON
+std::string read_text(const std::filesystem::path& path, size_t max_bytes);
+Json read_json(const std::filesystem::path& path, size_t max_bytes = kMaxConfigBytes);
+
+/// The value of `key`, or `fallback` when the key is absent or null.
+/// @throws Error naming `origin` and the key when the value has another type
+template <typename T>
+T get_or(const Json& object, const std::string& key, T fallback, const std::string& origin) {
+  if (!object.is_object()) return fallback;
+  const auto it = object.find(key);
+  if (it == object.end() || it->is_null()) return fallback;
+  try {
+    return it->template get<T>();
+  } catch (const nlohmann::json::exception&) {
+    fail("{}: '{}' has an unexpected type: {}", origin, key, it->dump().substr(0, 60));
+  }
+}
+
+/// The value of `key`. @throws Error naming `origin` and the key when it is absent, null or of another type
+template <typename T>
+T require(const Json& object, const std::string& key, const std::string& origin) {
+  if (!object.is_object() || !object.contains(key) || object.at(key).is_null())
+    fail("{}: '{}' is missing", origin, key);
+  return get_or<T>(object, key, T{}, origin);
+}
+
+}  // namespace visq

@@ -1,0 +1,20 @@
+// Numbers and tables for people.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace visq {
+
+/// "14.2 MB", decimal units.
+std::string human_bytes(uint64_t bytes);
+
+/// A table with aligned columns; the first row is the heading. Text left-aligned, columns named in `right`
+/// right-aligned.
+std::string format_table(const std::vector<std::vector<std::string>>& rows,
+                         const std::vector<size_t>& right = {});
+
+/// Columns a terminal uses for UTF-8 text without wide characters.
+size_t display_width(const std::string& text);
+
+}  // namespace visq

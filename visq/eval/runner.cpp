@@ -1,0 +1,117 @@
+#include "visq/eval/runner.h"
+
+#include "visq/core/process.h"
+
+namespace visq {
+
+at::ScalarType compute_dtype(std::optional<at::ScalarType> asked, at::Device device,
+                             const Checkpoint& checkpoint) {
+  if (asked) return *asked;
+  if (device.is_cpu()) return at::kFloat;
+  for (const std::string& name : checkpoint.names()) {
+    const at::ScalarType stored = checkpoint.info(name).dtype;
+    if (stored == at::kBFloat16 || stored == at::kHalf) return stored;
+  }
+  return at::kFloat;
+}
+
+Runner::Runner(const std::filesystem::path& directory, at::Device device, std::optional<at::ScalarType> dtype)
+    : checkpoint_(std::make_unique<Checkpoint>(directory)),
+      quantized_(QuantizedCheckpoint::open(*checkpoint_)) {
+  Model::LinearLoader loader;
+  if (quantized_) loader = [this](const std::string& module) { return load_linear(module); };
+  model_ = std::make_unique<Model>(*checkpoint_, device, compute_dtype(dtype, device, *checkpoint_), loader);
+  for (int64_t index = 0; index < model_->spec().decoder.layers; ++index) {
+    check_interrupt();
+    layers_.push_back(model_->load_layer(index));
+    if (!quantized_ || quantized_->kv_cache() == KvCacheFormat::none) continue;
+    const std::string key_projection = model_->names().module(model_->spec(), index, nn::Role::k);
+    const auto scales = quantized_->kv_scales(key_projection.substr(0, key_projection.rfind('.')));
+    layers_.back().key_cache = [scale = scales.key](const at::Tensor& keys) {
+      return simulate_fp8(keys, scale);
+    };
+    layers_.back().value_cache = [scale = scales.value](const at::Tensor& values) {
+      return simulate_fp8(values, scale);
+    };
+  }
+}
+
+nn::Linear Runner::load_linear(const std::string& module) const {
+  if (!quantized_->is_quantized(module)) return model_->load_linear(module);
+  const PackedLinear packed = quantized_->read(module);
+  nn::Linear linear;
+  linear.weight = QuantizedCheckpoint::effective_weight(packed).to(model_->device(), model_->dtype());
+  if (checkpoint_->contains(module + ".bias"))
+    linear.bias = checkpoint_->tensor(module + ".bias").to(model_->device(), model_->dtype());
+  at::Tensor factors;
+  if (packed.pre_quant_scale.defined()) {
+    const at::Tensor stored = packed.pre_quant_scale.to(at::kFloat);
+    if (!stored.eq(1).all().item<bool>()) factors = stored.to(model_->device(), model_->dtype());
+  }
+  const InputFormat format = quantized_->scheme().input;
+  if (format != InputFormat::none || factors.defined())
+    linear.input = [factors, format, scale = packed.input_scale.value_or(1.0f)](const at::Tensor& x) {
+      return simulate_input(format, factors.defined() ? x * factors : x, scale);
+    };
+  return linear;
+}
+
+at::Tensor Runner::forward(const Batch& batch, nn::KvCache* cache) const {
+  const nn::DecoderSpec& decoder = model_->spec().decoder;
+  const nn::RopeTable rope = nn::rope_table(decoder, batch.positions, model_->dtype());
+  at::Tensor hidden = batch.hidden;
+  for (size_t index = 0; index < layers_.size(); ++index) {
+    check_interrupt();
+    hidden = nn::decoder_layer(decoder, layers_[index], hidden, rope, batch.offsets, nullptr, cache,
+                               static_cast<int64_t>(index));
+  }
+  return hidden;
+}
+
+std::vector<std::string> Runner::generate(std::span<const EncodedSample> prompts,
+                                          int64_t max_new_tokens) const {
+  const ModelSpec& spec = model_->spec();
+  const Batch prompt = model_->embed(prompts);
+  nn::KvCache cache;
+  std::vector<int64_t> last_rows;
+  for (size_t i = 0; i < prompts.size(); ++i) last_rows.push_back(prompt.offsets[i + 1] - 1);
+  at::Tensor hidden = forward(prompt, &cache).index_select(0, at::tensor(last_rows).to(model_->device()));
+
+  std::vector<size_t> active(prompts.size());  // sequences still growing, as indices into prompts
+  for (size_t i = 0; i < active.size(); ++i) active[i] = i;
+  std::vector<std::vector<int64_t>> answers(prompts.size());
+  std::vector<int64_t> next_position = prompt.next_position;
+  for (int64_t step = 0; step < max_new_tokens && !active.empty(); ++step) {
+    const at::Tensor best = model_->logits(hidden).argmax(1).to(at::kCPU);
+    std::vector<int64_t> ids, positions, offsets = {0};
+    std::vector<size_t> still;
+    std::vector<int64_t> kept;  // rows of this step that go on
+    for (size_t row = 0; row < active.size(); ++row) {
+      const int64_t id = best[static_cast<int64_t>(row)].item<int64_t>();
+      if (std::find(spec.eos_ids.begin(), spec.eos_ids.end(), id) != spec.eos_ids.end()) continue;
+      const size_t sequence = active[row];
+      answers[sequence].push_back(id);
+      kept.push_back(static_cast<int64_t>(row));
+      still.push_back(sequence);
+      ids.push_back(id);
+      positions.push_back(next_position[sequence]++);
+      offsets.push_back(static_cast<int64_t>(ids.size()));
+    }
+    if (kept.size() < active.size()) cache.keep(kept);
+    active = std::move(still);
+    if (active.empty() || step + 1 == max_new_tokens) break;
+    Batch next;
+    next.hidden = model_->embed_ids(at::tensor(ids, at::kLong));
+    next.positions = at::tensor(positions, at::kLong)
+                         .unsqueeze(0)
+                         .expand({prompt.positions.size(0), -1})
+                         .to(model_->device());
+    next.offsets = offsets;
+    hidden = forward(next, &cache);
+  }
+  std::vector<std::string> texts;
+  for (const auto& answer : answers) texts.push_back(model_->tokenizer().decode(answer));
+  return texts;
+}
+
+}  // namespace visq

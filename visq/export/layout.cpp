@@ -1,0 +1,49 @@
+#include "visq/export/layout.h"
+
+namespace visq {
+
+const std::vector<const Layout*>& layouts() {
+  static const std::vector<const Layout*> all = {&modelopt_layout(), &compressed_tensors_layout()};
+  return all;
+}
+
+const Layout& find_layout(const std::string& name, const Preset& preset) {
+  if (name == "auto") {
+    const Layout* best = nullptr;
+    for (const Layout* layout : layouts())
+      if (best == nullptr || layout->engines(preset.scheme).size() > best->engines(preset.scheme).size())
+        best = layout;
+    return *best;
+  }
+  std::string known;
+  for (const Layout* layout : layouts()) {
+    known += std::string(", ") + layout->name();
+    if (layout->name() != name) continue;
+    if (!layout->holds(preset.scheme))
+      fail("--layout {}: this layout does not hold {}; use --layout auto", name, preset.name);
+    return *layout;
+  }
+  fail("--layout {}: choose auto{}", name, known);
+}
+
+std::string add_quantization_config(const std::string& config_text, const Json& value,
+                                    const std::string& origin) {
+  const Json config = parse_json(config_text, origin);
+  if (!config.is_object()) fail("{}: not a JSON object", origin);
+  if (config.contains("quantization_config")) fail("{}: has a quantization_config already", origin);
+  size_t end = config_text.rfind('}');
+  const std::string tail = config_text.substr(end);
+  while (end > 0 && std::isspace(static_cast<unsigned char>(config_text[end - 1]))) --end;
+
+  std::string nested;  // two more spaces of indent than the dump gives
+  for (const char c : value.dump(2)) {
+    nested += c;
+    if (c == '\n') nested += "  ";
+  }
+  const std::string text = config_text.substr(0, end) + (config.empty() ? "\n" : ",\n") +
+                           "  \"quantization_config\": " + nested + "\n" + tail;
+  if (parse_json(text, origin).at("quantization_config") != value) fail("{}: cannot be extended", origin);
+  return text;
+}
+
+}  // namespace visq

@@ -1,0 +1,92 @@
+// How packed tensors are named, typed and stored on disk, and which configuration tells the engines so.
+#pragma once
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "visq/core/json.h"
+#include "visq/io/checkpoint.h"
+#include "visq/io/checkpoint_writer.h"
+#include "visq/quant/scheme.h"
+
+namespace visq {
+
+/// A linear that a recipe quantizes. `module` is its name in the files, without ".weight".
+struct QuantizedLinear {
+  std::string module;
+  int64_t rows = 0, columns = 0;
+  at::ScalarType source_dtype = at::kBFloat16;
+  Scheme scheme;
+  bool standalone = false;  ///< engines do not fuse it with others (o_proj, down_proj)
+};
+
+/// What solver and codec made of a linear; what a reader finds.
+struct PackedLinear {
+  PackedTensor weight;
+  std::optional<float> input_scale;   ///< real input = code · input_scale
+  std::optional<float> second_scale;  ///< W4A8: amax of the dequantized weight / 448
+  at::Tensor pre_quant_scale;         ///< [columns] factors of the input before quantization; undefined: none
+};
+
+/// What a configuration has to say about an output.
+struct ExportSummary {
+  Scheme scheme;
+  KvCacheFormat kv_cache = KvCacheFormat::none;
+  std::vector<std::string>
+      unquantized_roots;  ///< subtrees (towers, projectors, head), every naming generation
+  std::vector<std::string>
+      unquantized_linears;  ///< decoder linears left out by the recipe, every naming generation
+};
+
+/// One tensor of a quantized linear: its place in the plan and how to get its value.
+struct LayoutTensor {
+  PlannedTensor planned;
+  std::function<at::Tensor(const PackedLinear&)> value;
+};
+
+/// A way to store quantized linears. Stateless; one object each.
+class Layout {
+ public:
+  virtual ~Layout() = default;
+  virtual const char* name() const = 0;
+  virtual bool holds(const Scheme& scheme) const = 0;
+  /// Engines that read `scheme` in this layout (spec/export.md §2).
+  virtual std::vector<std::string> engines(const Scheme& scheme) const = 0;
+  /// dtype that scales are stored in, so that they can be rounded to it before codes are computed.
+  virtual at::ScalarType scale_dtype(at::ScalarType source_dtype) const = 0;
+  virtual std::vector<LayoutTensor> tensors(const QuantizedLinear& linear) const = 0;
+  /// Names of the two scales of a quantized KV cache, and their dtype and shape.
+  struct KvTensors {
+    PlannedTensor key, value;
+  };
+  virtual KvTensors kv_tensors(const std::string& attention_module, at::ScalarType source_dtype) const = 0;
+  /// The value of config.json's "quantization_config".
+  virtual Json quantization_config(const ExportSummary& summary) const = 0;
+  /// Further files: name and content.
+  virtual std::vector<std::pair<std::string, Json>> extra_files(const ExportSummary&) const { return {}; }
+
+  /// Scheme and KV format of a checkpoint in this layout; empty: its quantization_config is of another kind.
+  /// @throws Error when it is of this kind but not a scheme that visq knows
+  virtual std::optional<std::pair<Scheme, KvCacheFormat>> recognise(const Json& quantization_config,
+                                                                    const std::string& origin) const = 0;
+  virtual bool is_quantized(const Checkpoint& checkpoint, const std::string& module) const = 0;
+  /// @throws Error naming the tensor when one is missing or misshapen
+  virtual PackedLinear read(const Checkpoint& checkpoint, const std::string& module,
+                            const Scheme& scheme) const = 0;
+};
+
+const Layout& modelopt_layout();
+const Layout& compressed_tensors_layout();
+const std::vector<const Layout*>& layouts();
+
+/// @param name  "auto" (the layout that the most engines read), or a layout's name
+/// @throws Error when there is no such layout or it does not hold the scheme
+const Layout& find_layout(const std::string& name, const Preset& preset);
+
+/// `config_text` with "quantization_config" added as the last key, everything else as it was.
+/// @throws Error when the text has that key already
+std::string add_quantization_config(const std::string& config_text, const Json& value,
+                                    const std::string& origin);
+
+}  // namespace visq

@@ -1,0 +1,35 @@
+#include "visq/export/layout_parts.h"
+
+#include <cmath>
+
+#include "visq/core/error.h"
+
+namespace visq {
+
+at::Tensor read_checked(const Checkpoint& checkpoint, const std::string& name, at::ScalarType dtype,
+                        const std::vector<int64_t>& shape) {
+  const TensorInfo& info = checkpoint.info(name);
+  bool fits = info.dtype == dtype && info.shape.size() == shape.size();
+  for (size_t i = 0; fits && i < shape.size(); ++i) fits = shape[i] < 0 || shape[i] == info.shape[i];
+  if (!fits)
+    fail("{}: tensor '{}' is {} [{}], expected {} [{}]", checkpoint.file_of(name).string(), name,
+         safetensors_dtype(info.dtype), fmt::join(info.shape, ", "), safetensors_dtype(dtype),
+         fmt::join(shape, ", "));
+  return checkpoint.tensor(name);
+}
+
+float read_scale(const Checkpoint& checkpoint, const std::string& name) {
+  const at::Tensor tensor = checkpoint.tensor(name);
+  if (tensor.numel() != 1 || !at::isFloatingType(tensor.scalar_type()))
+    fail("{}: tensor '{}' is not one floating-point number", checkpoint.file_of(name).string(), name);
+  const float value = tensor.to(at::kFloat).item<float>();
+  if (!std::isfinite(value) || value <= 0)
+    fail("{}: scale '{}' is {}, not a positive number", checkpoint.file_of(name).string(), name, value);
+  return value;
+}
+
+at::Tensor scalar_tensor(float value, at::ScalarType dtype, at::IntArrayRef shape) {
+  return at::full(shape, value, at::kFloat).to(dtype);
+}
+
+}  // namespace visq

@@ -1,0 +1,17 @@
+// What the layouts share: reading checked tensors, scalars, and the entries of tables.
+#pragma once
+#include "visq/export/layout.h"
+
+namespace visq {
+
+/// The tensor, with its dtype and shape checked. @param shape  −1 stands for any extent
+/// @throws Error naming checkpoint and tensor
+at::Tensor read_checked(const Checkpoint& checkpoint, const std::string& name, at::ScalarType dtype,
+                        const std::vector<int64_t>& shape);
+/// A scale of one element, any floating dtype and shape. @throws Error unless it is finite and positive
+float read_scale(const Checkpoint& checkpoint, const std::string& name);
+
+/// f32 scalar as a tensor of `shape` ([] or [1]) and dtype.
+at::Tensor scalar_tensor(float value, at::ScalarType dtype, at::IntArrayRef shape);
+
+}  // namespace visq

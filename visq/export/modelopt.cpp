@@ -1,0 +1,215 @@
+// ModelOpt's unified Hugging Face layout (spec/export.md §3).
+#include "visq/export/layout_parts.h"
+
+namespace visq {
+namespace {
+
+// The version whose layout this is; loaders find the producer by its name (spec/export.md §7.1).
+constexpr const char* kProducerVersion = "0.47.0+visq" VISQ_VERSION;
+
+struct Algorithm {
+  const char* preset;
+  const char* name;
+  std::vector<std::string> engines;
+};
+
+const std::vector<Algorithm>& algorithms() {
+  static const std::vector<Algorithm> all = {
+      {"fp8", "FP8", {"vllm", "sglang", "tensorrt-llm"}},
+      {"int8_sq", "W8A8_SQ_PER_CHANNEL", {}},  // held, but no engine loads it (spec/export.md §7.2)
+      {"int4_awq", "W4A16_AWQ", {"tensorrt-llm"}},
+      {"w4a8_awq", "W4A8_AWQ", {"tensorrt-llm"}},
+      {"nvfp4", "NVFP4", {"vllm", "sglang", "tensorrt-llm"}},
+  };
+  return all;
+}
+
+const Algorithm& algorithm_of(const Scheme& scheme) {
+  const std::string& name = preset_of(scheme).name;
+  for (const Algorithm& algorithm : algorithms())
+    if (name == algorithm.preset) return algorithm;
+  fail("the modelopt layout has no algorithm for {}", name);
+}
+
+// Keys that both configurations carry for blockwise formats.
+void add_block_keys(Json& config, const Scheme& scheme) {
+  if (scheme.block == 0) return;
+  config["group_size"] = scheme.block;
+  if (scheme.weight == Codec::int4) {
+    config["has_zero_point"] = false;
+    config["pre_quant_scale"] = true;
+  }
+}
+
+// For every root R the entries R and R.*: a bare "R*" is not understood alike by all engines (spec/export.md
+// §7.6).
+std::vector<std::string> exclude_modules(const ExportSummary& summary) {
+  std::vector<std::string> entries;
+  for (const std::string& root : summary.unquantized_roots) {
+    entries.push_back(root);
+    entries.push_back(root + ".*");
+  }
+  entries.insert(entries.end(), summary.unquantized_linears.begin(), summary.unquantized_linears.end());
+  return entries;
+}
+
+class ModelOptLayout final : public Layout {
+ public:
+  const char* name() const override { return "modelopt"; }
+  bool holds(const Scheme&) const override { return true; }
+  std::vector<std::string> engines(const Scheme& scheme) const override {
+    return algorithm_of(scheme).engines;
+  }
+  at::ScalarType scale_dtype(at::ScalarType) const override { return at::kFloat; }
+
+  std::vector<LayoutTensor> tensors(const QuantizedLinear& linear) const override {
+    const std::string& m = linear.module;
+    const int64_t n = linear.rows, k = linear.columns;
+    const Scheme& scheme = linear.scheme;
+    std::vector<LayoutTensor> list;
+    const auto add = [&](const char* suffix, at::ScalarType dtype, std::vector<int64_t> shape,
+                         std::function<at::Tensor(const PackedLinear&)> value) {
+      list.push_back({{m + suffix, dtype, std::move(shape)}, std::move(value)});
+    };
+    const auto codes = [](const PackedLinear& p) { return p.weight.codes; };
+    const auto scale = [](const PackedLinear& p) { return p.weight.scale; };
+    switch (scheme.weight) {
+      case Codec::fp8_e4m3:
+        add(".weight", at::kFloat8_e4m3fn, {n, k}, codes);
+        add(".weight_scale", at::kFloat, {}, scale);
+        break;
+      case Codec::int8:
+        add(".weight", at::kChar, {n, k}, codes);
+        add(".weight_scale", at::kFloat, {n}, scale);
+        break;
+      case Codec::int4:
+        add(".weight", at::kByte, {n / 2, k},
+            [](const PackedLinear& p) { return int4_to_row_pairs(p.weight.codes); });
+        add(".weight_scale", at::kFloat, {n, k / scheme.block}, scale);
+        break;
+      case Codec::nvfp4:
+        add(".weight", at::kByte, {n, k / 2}, codes);
+        add(".weight_scale", at::kFloat8_e4m3fn, {n, k / scheme.block}, scale);
+        add(".weight_scale_2", at::kFloat, {}, [](const PackedLinear& p) { return p.weight.scale_2; });
+        break;
+    }
+    if (scheme.fp8_second_stage)
+      add(".weight_scale_2", at::kFloat, {},
+          [](const PackedLinear& p) { return scalar_tensor(p.second_scale.value(), at::kFloat, {}); });
+    if (scheme.input != InputFormat::none)
+      add(".input_scale", at::kFloat, {},
+          [](const PackedLinear& p) { return scalar_tensor(p.input_scale.value(), at::kFloat, {}); });
+    // All smoothing is folded; the factors are ones where a loader insists on the tensor (spec/export.md
+    // §3.4, §7.5).
+    if (scheme.weight == Codec::int8 || (scheme.weight == Codec::int4 && linear.standalone))
+      add(".pre_quant_scale", linear.source_dtype, {k},
+          [dtype = linear.source_dtype, k](const PackedLinear&) { return at::ones({k}, dtype); });
+    return list;
+  }
+
+  KvTensors kv_tensors(const std::string& attention, at::ScalarType) const override {
+    return {{attention + ".k_proj.k_scale", at::kFloat, {}}, {attention + ".v_proj.v_scale", at::kFloat, {}}};
+  }
+
+  Json quantization_config(const ExportSummary& summary) const override {
+    const Scheme& scheme = summary.scheme;
+    Json config;
+    const bool grouped = scheme.weight == Codec::fp8_e4m3 || scheme.weight == Codec::nvfp4;
+    if (grouped) {
+      Json arguments = {
+          {"dynamic", false}, {"num_bits", scheme.weight == Codec::nvfp4 ? 4 : 8}, {"type", "float"}};
+      if (scheme.block > 0) arguments["group_size"] = scheme.block;
+      config["config_groups"]["group_0"] = {
+          {"input_activations", arguments}, {"weights", arguments}, {"targets", {"Linear"}}};
+    }
+    config["ignore"] = exclude_modules(summary);
+    config["quant_algo"] = algorithm_of(scheme).name;
+    if (summary.kv_cache == KvCacheFormat::fp8)
+      config["kv_cache_scheme"] = {{"dynamic", false}, {"num_bits", 8}, {"type", "float"}};
+    config["producer"] = {{"name", "modelopt"}, {"version", kProducerVersion}};
+    config["quant_method"] = "modelopt";
+    // Not written by ModelOpt, but readers of config.json alone cannot build the layer without them (§3.3).
+    add_block_keys(config, scheme);
+    config["kv_cache_quant_algo"] = kv_algorithm(summary.kv_cache);
+    return config;
+  }
+
+  std::vector<std::pair<std::string, Json>> extra_files(const ExportSummary& summary) const override {
+    Json quantization;
+    quantization["quant_algo"] = algorithm_of(summary.scheme).name;
+    quantization["kv_cache_quant_algo"] = kv_algorithm(summary.kv_cache);
+    add_block_keys(quantization, summary.scheme);
+    quantization["exclude_modules"] = exclude_modules(summary);
+    return {{"hf_quant_config.json",
+             {{"producer", {{"name", "modelopt"}, {"version", kProducerVersion}}},
+              {"quantization", quantization}}}};
+  }
+
+  std::optional<std::pair<Scheme, KvCacheFormat>> recognise(const Json& config,
+                                                            const std::string& origin) const override {
+    if (get_or<std::string>(config, "quant_method", "", origin) != "modelopt") return std::nullopt;
+    const auto algo = require<std::string>(config, "quant_algo", origin);
+    const bool fp8_kv = config.contains("kv_cache_scheme") && config.at("kv_cache_scheme").is_object();
+    for (const Algorithm& algorithm : algorithms())
+      if (algo == algorithm.name)
+        return std::pair{find_preset(algorithm.preset).scheme,
+                         fp8_kv ? KvCacheFormat::fp8 : KvCacheFormat::none};
+    fail("{}: quant_algo '{}' is not one that visq reads", origin, algo);
+  }
+
+  bool is_quantized(const Checkpoint& checkpoint, const std::string& module) const override {
+    return checkpoint.contains(module + ".weight_scale");
+  }
+
+  PackedLinear read(const Checkpoint& checkpoint, const std::string& module,
+                    const Scheme& scheme) const override {
+    PackedLinear linear;
+    PackedTensor& packed = linear.weight;
+    packed.codec = scheme.weight;
+    packed.block = scheme.block;
+    const std::string weight = module + ".weight", scale = module + ".weight_scale";
+    switch (scheme.weight) {
+      case Codec::fp8_e4m3:
+        packed.codes = read_checked(checkpoint, weight, at::kFloat8_e4m3fn, {-1, -1});
+        packed.scale = scalar_tensor(read_scale(checkpoint, scale), at::kFloat, {});
+        break;
+      case Codec::int8:
+        packed.codes = read_checked(checkpoint, weight, at::kChar, {-1, -1});
+        packed.scale = read_checked(checkpoint, scale, at::kFloat, {packed.codes.size(0)});
+        break;
+      case Codec::int4:
+        packed.codes = int4_from_row_pairs(read_checked(checkpoint, weight, at::kByte, {-1, -1}));
+        packed.scale = read_checked(checkpoint, scale, at::kFloat,
+                                    {packed.codes.size(0), packed.codes.size(1) / scheme.block});
+        break;
+      case Codec::nvfp4:
+        packed.codes = read_checked(checkpoint, weight, at::kByte, {-1, -1});
+        packed.scale = read_checked(checkpoint, scale, at::kFloat8_e4m3fn,
+                                    {packed.codes.size(0), packed.codes.size(1) * 2 / scheme.block});
+        packed.scale_2 = scalar_tensor(read_scale(checkpoint, module + ".weight_scale_2"), at::kFloat, {});
+        break;
+    }
+    packed.rows = packed.codes.size(0);
+    packed.columns = packed.codes.size(1) * (scheme.weight == Codec::nvfp4 ? 2 : 1);
+    if (scheme.fp8_second_stage) linear.second_scale = read_scale(checkpoint, module + ".weight_scale_2");
+    if (scheme.input != InputFormat::none)
+      linear.input_scale = read_scale(checkpoint, module + ".input_scale");
+    if (checkpoint.contains(module + ".pre_quant_scale"))
+      linear.pre_quant_scale = checkpoint.tensor(module + ".pre_quant_scale");
+    return linear;
+  }
+
+ private:
+  static Json kv_algorithm(KvCacheFormat format) {
+    return format == KvCacheFormat::fp8 ? Json("FP8") : Json(nullptr);
+  }
+};
+
+}  // namespace
+
+const Layout& modelopt_layout() {
+  static const ModelOptLayout layout;
+  return layout;
+}
+
+}  // namespace visq

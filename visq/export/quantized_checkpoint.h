@@ -1,0 +1,43 @@
+// Reading a checkpoint that may be quantized, whatever its layout.
+#pragma once
+#include <optional>
+#include <string>
+
+#include "visq/export/layout.h"
+
+namespace visq {
+
+/// The quantized side of a checkpoint. Keeps a reference to the checkpoint.
+class QuantizedCheckpoint {
+ public:
+  /// Empty for a checkpoint without quantization.
+  /// @throws Error when it is quantized in a way that visq does not read
+  static std::optional<QuantizedCheckpoint> open(const Checkpoint& checkpoint);
+
+  const Layout& layout() const { return *layout_; }
+  const Scheme& scheme() const { return scheme_; }
+  KvCacheFormat kv_cache() const { return kv_cache_; }
+
+  bool is_quantized(const std::string& module) const { return layout_->is_quantized(checkpoint_, module); }
+  PackedLinear read(const std::string& module) const { return layout_->read(checkpoint_, module, scheme_); }
+  /// The weight that an engine multiplies with: dequantized, second stage applied; inputs still want
+  /// pre_quant_scale.
+  static at::Tensor effective_weight(const PackedLinear& linear);
+
+  struct KvScales {
+    float key = 1, value = 1;
+  };
+  /// @param attention_module  "….self_attn"
+  KvScales kv_scales(const std::string& attention_module) const;
+
+ private:
+  QuantizedCheckpoint(const Checkpoint& checkpoint, const Layout& layout, Scheme scheme,
+                      KvCacheFormat kv_cache)
+      : checkpoint_(checkpoint), layout_(&layout), scheme_(scheme), kv_cache_(kv_cache) {}
+  const Checkpoint& checkpoint_;
+  const Layout* layout_;
+  Scheme scheme_;
+  KvCacheFormat kv_cache_;
+};
+
+}  // namespace visq

@@ -1,0 +1,81 @@
+#include "visq/export/validate.h"
+
+#include "visq/core/error.h"
+#include "visq/export/validation_context.h"
+
+namespace visq {
+namespace {
+
+std::vector<std::string> modules_with_matrix(const Checkpoint& checkpoint) {
+  std::vector<std::string> modules;
+  for (const std::string& name : checkpoint.names()) {
+    for (const char* suffix : {".weight", ".weight_packed"}) {
+      const size_t length = std::string(suffix).size();
+      if (name.size() <= length || name.compare(name.size() - length, length, suffix) != 0) continue;
+      const std::string module = name.substr(0, name.size() - length);
+      const std::string leaf = module.substr(module.rfind('.') + 1);
+      if (checkpoint.info(name).shape.size() == 2 && leaf.find("embed") == std::string::npos)
+        modules.push_back(module);
+    }
+  }
+  return modules;
+}
+
+std::vector<std::string> exclude_entries(const Checkpoint& output) {
+  const std::string origin = (output.directory() / "config.json").string();
+  return get_or<std::vector<std::string>>(output.config().at("quantization_config"), "ignore", {}, origin);
+}
+
+}  // namespace
+
+bool Validation::passed() const {
+  return std::all_of(rules.begin(), rules.end(),
+                     [](const RuleResult& rule) { return rule.violations.empty(); });
+}
+
+Findings::Findings(Validation& validation, std::string id, std::string description) {
+  validation.rules.push_back({std::move(id), std::move(description), 0, {}, {}});
+  result_ = &validation.rules.back();
+}
+
+std::vector<std::vector<std::string>> ValidationContext::fused_groups() const {
+  static const std::vector<std::vector<std::string>> kFused = {{"q_proj", "k_proj", "v_proj"},
+                                                               {"gate_proj", "up_proj"}};
+  std::vector<std::vector<std::string>> groups;
+  for (const std::string& module : modules) {
+    const size_t dot = module.rfind('.');
+    for (const auto& names : kFused) {
+      if (module.substr(dot + 1) != names.front()) continue;
+      std::vector<std::string> group;
+      for (const std::string& name : names)
+        if (const std::string member = module.substr(0, dot + 1) + name; modules.contains(member))
+          group.push_back(member);
+      groups.push_back(std::move(group));
+    }
+  }
+  return groups;
+}
+
+Validation validate(const Checkpoint& output, const Checkpoint* source, const std::vector<Engine>& engines) {
+  const auto quantized = QuantizedCheckpoint::open(output);
+  if (!quantized)
+    fail("{}: is not quantized: config.json has no quantization_config", output.directory().string());
+  ValidationContext context{
+      output, source, *quantized, engines, {}, modules_with_matrix(source ? *source : output), {}, {}};
+  context.model_type =
+      get_or<std::string>(output.config(), "model_type", "", (output.directory() / "config.json").string());
+  context.exclude = exclude_entries(output);
+  for (const std::string& module : modules_with_matrix(output))
+    if (quantized->is_quantized(module)) context.modules.insert(module);
+
+  Validation validation;
+  validation.rules.reserve(64);  // Findings point into it
+  check_files(context, validation);
+  check_names(context, validation);
+  check_shapes(context, validation);
+  check_scales(context, validation);
+  check_values(context, validation);
+  return validation;
+}
+
+}  // namespace visq

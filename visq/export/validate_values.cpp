@@ -1,0 +1,220 @@
+// Rules D (scales) and E (values against the source).
+#include <cmath>
+
+#include "visq/core/error.h"
+#include "visq/export/validation_context.h"
+
+namespace visq {
+namespace {
+
+constexpr double kMinScalar = 1e-8, kMaxScalar = 1e3;  // of input and cache scales (spec/export.md §8 D1)
+
+double number(const at::Tensor& tensor) { return tensor.to(at::kDouble).item<double>(); }
+
+// Relative Frobenius error of a correct export, with room for outlier channels; a wrong axis, nibble order or
+// scale lies far beyond (spec/export.md §8 E).
+double error_bound(const Scheme& scheme) {
+  switch (scheme.weight) {
+    case Codec::fp8_e4m3:
+      return 0.05;
+    case Codec::int8:
+      return 0.06;
+    case Codec::int4:
+      return 0.35;
+    case Codec::nvfp4:
+      return 0.2;
+  }
+  return 0;
+}
+
+void check_codes(const std::string& module, const PackedTensor& weight, Findings& findings) {
+  switch (weight.codec) {
+    case Codec::fp8_e4m3:
+      break;
+    case Codec::int8: {
+      const at::Tensor largest = weight.codes.to(at::kShort).abs().amax(1);
+      findings.expect(((largest == 127) | (largest == 0)).all().item<bool>(),
+                      "'{}': a row's largest code is not 127", module);
+      break;
+    }
+    case Codec::int4: {
+      const at::Tensor largest = weight.codes.abs().view({weight.rows, -1, weight.block}).amax(2);
+      findings.expect(((largest == 7) | (largest == 0)).all().item<bool>(),
+                      "'{}': a block's largest code is not 7", module);
+      break;
+    }
+    case Codec::nvfp4: {
+      const at::Tensor scale = weight.scale.to(at::kFloat);
+      findings.expect(scale.min().item<float>() >= std::ldexp(1.0f, -9), "'{}': a block scale is 0", module);
+      break;
+    }
+  }
+}
+
+// D1–D4: finite, positive, within bounds.
+void check_each(const ValidationContext& context, Validation& validation) {
+  Findings finite(validation, "C4", "no NaN byte, no infinite scale");
+  Findings positive(validation, "D1", "scales are positive and plausible");
+  Findings codes(validation, "D3", "codes use their range");
+  for (const std::string& module : context.modules) {
+    const PackedLinear linear = context.quantized.read(module);
+    for (const at::Tensor* tensor : {&linear.weight.codes, &linear.weight.scale}) {
+      if (tensor->scalar_type() == at::kFloat8_e4m3fn)
+        finite.expect(!tensor->view(at::kByte).bitwise_and(0x7F).eq(0x7F).any().item<bool>(),
+                      "'{}' holds a NaN", module);
+      else if (at::isFloatingType(tensor->scalar_type()))
+        finite.expect(at::isfinite(*tensor).all().item<bool>(), "'{}' holds a scale that is not finite",
+                      module);
+    }
+    positive.expect(linear.weight.scale.to(at::kFloat).gt(0).all().item<bool>(),
+                    "'{}': a weight scale is not positive", module);
+    if (linear.input_scale)
+      positive.expect(*linear.input_scale >= kMinScalar && *linear.input_scale <= kMaxScalar,
+                      "'{}': input scale {} is not plausible", module, *linear.input_scale);
+    check_codes(module, linear.weight, codes);
+  }
+}
+
+void check_kv_scales(const ValidationContext& context, Validation& validation) {
+  Findings findings(validation, "D1", "scales of the KV cache are plausible");
+  if (context.quantized.kv_cache() == KvCacheFormat::none)
+    return findings.skip("the KV cache is not quantized");
+  for (const std::string& module : context.linears) {
+    if (!module.ends_with(".self_attn.k_proj")) continue;
+    const auto scales = context.quantized.kv_scales(module.substr(0, module.rfind('.')));
+    for (const float scale : {scales.key, scales.value})
+      findings.expect(scale >= kMinScalar && scale <= kMaxScalar, "'{}': KV scale {} is not plausible",
+                      module, scale);
+  }
+}
+
+void check_fused(const ValidationContext& context, Validation& validation) {
+  const Scheme& scheme = context.quantized.scheme();
+  Findings fused(validation, "D9", "fused linears share their scalar scales");
+  Findings range(validation, "D5", "scalar scales cover the largest weight of the fused group");
+  if (scheme.weight != Codec::nvfp4 && !scheme.fp8_second_stage) range.skip("the format has no second scale");
+  auto groups = context.fused_groups();
+  for (const std::string& module : context.modules)
+    if (module.ends_with(".o_proj") || module.ends_with(".down_proj")) groups.push_back({module});
+  for (const auto& group : groups) {
+    std::vector<PackedLinear> linears;
+    double largest = 0;
+    for (const std::string& module : group) {
+      linears.push_back(context.quantized.read(module));
+      largest = std::max(largest, number(linears.back().weight.scale.to(at::kFloat).max()));
+      const PackedLinear &first = linears.front(), &here = linears.back();
+      fused.expect(here.input_scale == first.input_scale, "'{}' and '{}' have unlike input scales",
+                   group.front(), module);
+      fused.expect(here.second_scale == first.second_scale, "'{}' and '{}' have unlike second scales",
+                   group.front(), module);
+      if (scheme.weight == Codec::fp8_e4m3)
+        fused.expect(at::equal(here.weight.scale, first.weight.scale),
+                     "'{}' and '{}' have unlike weight scales", group.front(), module);
+      if (scheme.weight == Codec::nvfp4)
+        fused.expect(at::equal(here.weight.scale_2, first.weight.scale_2),
+                     "'{}' and '{}' have unlike scale_2", group.front(), module);
+    }
+    if (scheme.weight == Codec::nvfp4)
+      range.expect(largest == kFp8Max, "'{}': the largest block scale of the group is {}, not 448",
+                   group.front(), largest);
+    if (scheme.fp8_second_stage)
+      range.expect(std::abs(*linears.front().second_scale * 64 / largest - 1) < 1e-5,
+                   "'{}': weight_scale_2 · 64 is {}, the largest weight scale {}", group.front(),
+                   *linears.front().second_scale * 64, largest);
+  }
+}
+
+double relative_error(const at::Tensor& a, const at::Tensor& b) {
+  const double power = number(b.square().sum());
+  return power > 0 ? std::sqrt(number((a - b).square().sum()) / power) : number(a.abs().max());
+}
+
+// The scale that smoothing moved from a norm into the weights, norm_source / norm_output; undefined: none.
+at::Tensor folded_into_norm(const ValidationContext& context, const std::string& module) {
+  const bool attention =
+      module.ends_with("q_proj") || module.ends_with("k_proj") || module.ends_with("v_proj");
+  const bool mlp = module.ends_with("gate_proj") || module.ends_with("up_proj");
+  if (!attention && !mlp) return {};
+  const size_t block = module.rfind('.', module.rfind('.') - 1);  // before "self_attn" or "mlp"
+  const std::string norm = module.substr(0, block + 1) +
+                           (attention ? "input_layernorm.weight" : "post_attention_layernorm.weight");
+  if (!context.source->contains(norm)) return {};
+  const at::Tensor before = context.source->tensor(norm).to(at::kFloat),
+                   after = context.output.tensor(norm).to(at::kFloat);
+  return at::where(before == 0, at::ones_like(before), before / after);
+}
+
+// Least-squares factor per row (dim 1) or column (dim 0) from `reference` to `value`.
+at::Tensor fitted_factor(const at::Tensor& value, const at::Tensor& reference, int64_t dim) {
+  const at::Tensor power = reference.square().sum(dim, true);
+  return at::where(power > 0, (value * reference).sum(dim, true) / power, at::ones_like(power));
+}
+
+}  // namespace
+
+void check_scales(const ValidationContext& context, Validation& validation) {
+  check_each(context, validation);
+  check_kv_scales(context, validation);
+  check_fused(context, validation);
+}
+
+void check_values(const ValidationContext& context, Validation& validation) {
+  const Scheme& scheme = context.quantized.scheme();
+  Findings errors(validation, "E1",
+                  "dequantized weights are the source's, up to rounding and folded smoothing");
+  Findings pairs(validation, "E3", "what smoothing took from v and up is what o and down got");
+  if (context.source == nullptr) {
+    errors.skip("needs --source");
+    pairs.skip("needs --source");
+    return;
+  }
+  const bool smoothed = scheme.solver != Solver::max;
+  if (!smoothed) pairs.skip("the format does not smooth");
+  std::map<std::string, at::Tensor> taken;  // of v and up rows, per block
+  for (const char* pass : {"writers", "readers"})
+    for (const std::string& module : context.modules) {
+      const bool writer = module.ends_with("v_proj") || module.ends_with("up_proj");
+      const bool reader = module.ends_with("o_proj") || module.ends_with("down_proj");
+      if (reader != (pass == std::string("readers"))) continue;
+      const at::Tensor value = QuantizedCheckpoint::effective_weight(context.quantized.read(module));
+      at::Tensor reference = context.source->tensor(module + ".weight").to(at::kFloat);
+      if (value.sizes() != reference.sizes()) continue;  // C1 names it
+      const std::string block = module.substr(0, module.rfind('.'));
+      if (smoothed) {
+        if (const at::Tensor scale = folded_into_norm(context, module); scale.defined())
+          reference = reference * scale;
+        if (writer || reader) {
+          const at::Tensor factor = fitted_factor(value, reference, writer ? 1 : 0);
+          reference = reference * factor;
+          if (writer) {
+            taken[block] = factor.flatten().reciprocal();
+          } else if (taken.contains(block) && factor.numel() >= taken[block].numel()) {
+            at::Tensor expected = taken[block];
+            if (factor.numel() != expected.numel()) {  // heads that share a value row
+              const int64_t head_dim =
+                  get_or<int64_t>(context.output.config().value("text_config", context.output.config()),
+                                  "head_dim", 0, "config.json");
+              const int64_t heads =
+                  get_or<int64_t>(context.output.config().value("text_config", context.output.config()),
+                                  "num_attention_heads", 0, "config.json");
+              const int64_t dim = head_dim > 0 ? head_dim : heads > 0 ? factor.numel() / heads : 0;
+              if (dim == 0 || expected.numel() % dim != 0 || factor.numel() % expected.numel() != 0) continue;
+              expected = expected.view({-1, 1, dim})
+                             .expand({-1, factor.numel() / expected.numel(), dim})
+                             .reshape(-1);
+            }
+            const double off = number((factor.flatten() / expected - 1).abs().median());
+            pairs.expect(
+                off < 0.1,
+                "'{}': its columns were scaled otherwise than the rows before them (median {:.3f} off)",
+                module, off);
+          }
+        }
+      }
+      const double error = relative_error(value, reference);
+      errors.expect(error <= error_bound(scheme), "'{}': relative error {:.3f}, more than {:.3f}", module,
+                    error, error_bound(scheme));
+    }
+}
+
+}  // namespace visq

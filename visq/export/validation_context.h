@@ -1,0 +1,48 @@
+// What the rules of the validator share.
+#pragma once
+#include <set>
+#include <string>
+#include <vector>
+
+#include "visq/export/validate.h"
+
+namespace visq {
+
+/// A checkpoint under validation and what was read of it once.
+struct ValidationContext {
+  const Checkpoint& output;
+  const Checkpoint* source;  ///< may be null
+  const QuantizedCheckpoint& quantized;
+  std::vector<Engine> engines;
+  std::string model_type;
+  std::vector<std::string> linears;  ///< modules with a 2-d weight, embeddings aside
+  std::set<std::string> modules;     ///< the quantized ones among them
+  std::vector<std::string> exclude;  ///< entries of the exclude list
+
+  /// Modules that read the same input, as far as they are quantized: q/k/v, gate/up.
+  std::vector<std::vector<std::string>> fused_groups() const;
+};
+
+/// Collects the findings of one rule.
+class Findings {
+ public:
+  Findings(Validation& validation, std::string id, std::string description);
+  /// Counts a check; with `holds` false, records what is wrong.
+  template <typename... Args>
+  void expect(bool holds, fmt::format_string<Args...> format, Args&&... args) {
+    ++result_->checked;
+    if (!holds) result_->violations.push_back(fmt::format(format, std::forward<Args>(args)...));
+  }
+  void skip(std::string why) { result_->skipped = std::move(why); }
+
+ private:
+  RuleResult* result_;
+};
+
+void check_files(const ValidationContext& context, Validation& validation);   // A
+void check_names(const ValidationContext& context, Validation& validation);   // B
+void check_shapes(const ValidationContext& context, Validation& validation);  // C
+void check_scales(const ValidationContext& context, Validation& validation);  // D
+void check_values(const ValidationContext& context, Validation& validation);  // E
+
+}  // namespace visq

@@ -1,0 +1,95 @@
+#include "visq/families/model.h"
+
+#include "visq/families/config.h"
+#include "visq/families/model_checks.h"
+#include "visq/families/model_parts.h"
+
+namespace visq {
+namespace {
+
+ModelSpec describe_checkpoint(const Checkpoint& checkpoint) {
+  ModelSpec spec = describe_model(checkpoint.config(), (checkpoint.directory() / "config.json").string());
+  const std::filesystem::path generation = checkpoint.directory() / "generation_config.json";
+  if (std::filesystem::exists(generation))
+    if (auto ids = read_integers(read_json(generation), "eos_token_id", generation.string()); !ids.empty())
+      spec.eos_ids = ids;
+  return spec;
+}
+
+}  // namespace
+
+Model::Model(const Checkpoint& checkpoint, at::Device device, at::ScalarType compute_dtype,
+             LinearLoader loader)
+    : checkpoint_(checkpoint),
+      spec_(describe_checkpoint(checkpoint)),
+      names_(spec_, checkpoint),
+      device_(device),
+      dtype_(compute_dtype),
+      loader_(std::move(loader)),
+      parts_(std::make_shared<Parts>()) {
+  check_tensors(spec_, names_, checkpoint_, /*with_linears=*/!loader_);
+}
+
+const Tokenizer& Model::tokenizer() const {
+  return parts_->tokenizer.get([this] { return Tokenizer::load(checkpoint_.directory()); });
+}
+
+at::Tensor Model::stored(const std::string& canonical) const {
+  const std::string source = names_.source(canonical);
+  if (source.empty()) fail("{}: tensor '{}' is missing", checkpoint_.directory().string(), canonical);
+  return checkpoint_.tensor(source);
+}
+
+at::Tensor Model::weight(const std::string& canonical) const { return stored(canonical).to(device_, dtype_); }
+
+nn::Norm Model::load_norm(const std::string& canonical_module) const {
+  nn::Norm norm{weight(canonical_module + ".weight"), {}};
+  if (!names_.source(canonical_module + ".bias").empty()) norm.bias = weight(canonical_module + ".bias");
+  return norm;
+}
+
+nn::Linear Model::load_linear(const std::string& module) const {
+  const std::string name = module + ".weight";
+  const TensorInfo& info = checkpoint_.info(name);
+  if (!at::isFloatingType(info.dtype) || at::isFloat8Type(info.dtype))
+    fail("{}: tensor '{}' is packed; it cannot be read as it is", checkpoint_.file_of(name).string(), name);
+  nn::Linear linear;
+  linear.weight = checkpoint_.tensor(name).to(device_, dtype_);
+  if (checkpoint_.contains(module + ".bias"))
+    linear.bias = checkpoint_.tensor(module + ".bias").to(device_, dtype_);
+  return linear;
+}
+
+nn::Linear Model::load_canonical(const std::string& canonical_module) const {
+  const std::string module = names_.source_module(canonical_module);
+  if (module.empty())
+    fail("{}: no tensor of '{}' is in the files", checkpoint_.directory().string(), canonical_module);
+  return load_linear(module);
+}
+
+nn::DecoderLayer Model::load_layer(int64_t index) const {
+  nn::DecoderLayer layer;
+  for (const nn::Role role : nn::kRoles) {
+    const std::string module = names_.module(spec_, index, role);
+    if (module.empty())
+      fail("{}: no tensor of '{}' in layer {} is in the files", checkpoint_.directory().string(),
+           nn::role_path(role), index);
+    layer.linear(role) = loader_ ? loader_(module) : load_linear(module);
+  }
+  const std::string prefix = fmt::format("{}layers.{}.", spec_.decoder_prefix, index);
+  layer.input_norm = load_norm(prefix + "input_layernorm");
+  layer.post_norm = load_norm(prefix + "post_attention_layernorm");
+  return layer;
+}
+
+at::Tensor Model::logits(const at::Tensor& hidden) const {
+  const nn::Norm& norm = parts_->final_norm.get([this] { return load_norm(spec_.decoder_prefix + "norm"); });
+  const nn::Linear& head = parts_->head.get([this] {
+    // A head tensor in the files wins over what config.json says of tying.
+    const bool own = !names_.source("lm_head.weight").empty();
+    return nn::Linear{weight(own ? "lm_head.weight" : spec_.decoder_prefix + "embed_tokens.weight"), {}, {}};
+  });
+  return nn::apply(head, nn::rms_norm(hidden, norm, spec_.decoder.norm_eps)).to(at::kFloat);
+}
+
+}  // namespace visq

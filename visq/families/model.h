@@ -1,0 +1,103 @@
+// A checkpoint that can be run: reads weights by name, calls nn. Holds the tower, the embedding and the head;
+// decoder layers are loaded one at a time, so that calibration needs one layer's memory.
+#pragma once
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "visq/families/family.h"
+#include "visq/families/names.h"
+#include "visq/inputs/image_processor.h"
+#include "visq/inputs/samples.h"
+#include "visq/inputs/tokenizer.h"
+#include "visq/io/checkpoint.h"
+#include "visq/nn/decoder.h"
+
+namespace visq {
+
+/// One sample as the model reads it.
+struct EncodedSample {
+  std::vector<int64_t> ids;  ///< image placeholders expanded to one id per image token
+  std::vector<ProcessedImage> images;
+  int64_t prompt_tokens = 0;  ///< ids[prompt_tokens …] are the reference answer and the end token
+};
+
+/// Longest sample that is accepted, in tokens.
+inline constexpr int64_t kMaxSampleTokens = 32768;
+
+/// Sequences laid end to end.
+struct Batch {
+  at::Tensor hidden;                   ///< [tokens, hidden]: embeddings with image features merged in
+  at::Tensor positions;                ///< int64 [axes, tokens]
+  at::Tensor image_mask;               ///< bool [tokens]: true at image tokens
+  std::vector<int64_t> offsets;        ///< sequences + 1
+  std::vector<int64_t> next_position;  ///< per sequence: position of the next generated token
+};
+
+class Model {
+ public:
+  /// Loads a decoder linear by module name in the files, in the compute dtype and on the device; replaceable
+  /// so that quantized checkpoints can be simulated.
+  using LinearLoader = std::function<nn::Linear(const std::string& module)>;
+
+  /// @param checkpoint  outlives the model
+  /// @param loader      how load_layer() gets its linears; empty: as they are in the files. With a loader, the
+  ///                    tensors of the decoder linears are the loader's business and not checked here.
+  /// @throws Error for an unsupported architecture, a missing tensor, or a shape that contradicts config.json
+  ///         (names the tensor and both shapes). All shapes are checked here, before any work.
+  Model(const Checkpoint& checkpoint, at::Device device, at::ScalarType compute_dtype,
+        LinearLoader loader = {});
+
+  const ModelSpec& spec() const { return spec_; }
+  const NameMap& names() const { return names_; }
+  const Checkpoint& checkpoint() const { return checkpoint_; }
+  const Tokenizer& tokenizer() const;
+  at::Device device() const { return device_; }
+  at::ScalarType dtype() const { return dtype_; }
+
+  /// Renders the prompt, expands placeholders, tokenizes, processes the images.
+  /// @param with_answer  appends the reference answer and the end token (when the sample has one)
+  /// @throws Error naming the sample
+  EncodedSample encode(const Sample& sample, bool with_answer) const;
+
+  /// Tower + projector + embedding + merge.
+  /// @throws Error when image tokens and image features differ in number
+  Batch embed(std::span<const EncodedSample> samples) const;
+  /// Embedding of single new tokens (generation): one token a sequence.
+  at::Tensor embed_ids(const at::Tensor& ids) const;
+  /// Image features after tower (before the projector; Qwen2.5-VL: in window order), [rows, width], and after
+  /// the projector, [image tokens, hidden], images one after the other.
+  at::Tensor tower_features(const std::vector<ProcessedImage>& images) const;
+  at::Tensor image_features(const std::vector<ProcessedImage>& images) const;
+
+  nn::DecoderLayer load_layer(int64_t index) const;
+  /// A plain linear from the files. @throws Error when its weight is absent or packed
+  nn::Linear load_linear(const std::string& module) const;
+  /// Final norm and head. @param hidden [tokens, hidden] → [tokens, vocab] (float32)
+  at::Tensor logits(const at::Tensor& hidden) const;
+
+ private:
+  const Checkpoint& checkpoint_;
+  ModelSpec spec_;
+  NameMap names_;
+  at::Device device_;
+  at::ScalarType dtype_;
+  LinearLoader loader_;
+  struct Parts;
+  std::shared_ptr<Parts> parts_;  // tokenizer, processor, tower, head, each loaded when first needed
+
+  at::Tensor stored(const std::string& canonical) const;  // as in the file
+  at::Tensor weight(const std::string& canonical) const;  // in the compute dtype, on the device
+  nn::Norm load_norm(const std::string& canonical_module) const;
+  nn::Linear load_canonical(const std::string& canonical_module) const;
+  nn::VisionTower load_tower() const;
+  nn::Projector load_projector() const;
+  const nn::VisionTower& tower() const;
+  int64_t image_tokens(const ProcessedImage& image) const;
+  std::string expand_images(const std::string& prompt, const std::vector<ProcessedImage>& images) const;
+  at::Tensor embed_rows(const at::Tensor& ids) const;
+};
+
+}  // namespace visq

@@ -1,0 +1,22 @@
+// What a checkpoint must hold, as config.json says.
+#pragma once
+#include "visq/families/names.h"
+
+namespace visq {
+
+struct ExpectedTensor {
+  std::string name;  ///< canonical
+  std::vector<int64_t> shape;
+};
+
+/// Tensors of tower, projector, embedding, norms and decoder.
+/// @param with_linears  with the decoder's linears
+std::vector<ExpectedTensor> expected_tensors(const ModelSpec& spec, bool with_linears);
+
+/// @throws Error for an expected tensor that is absent, or has another shape, or is no floating-point tensor,
+/// and for a
+///         decoder linear with a bias that config.json does not announce
+void check_tensors(const ModelSpec& spec, const NameMap& names, const Checkpoint& checkpoint,
+                   bool with_linears);
+
+}  // namespace visq

@@ -1,0 +1,16 @@
+// The built-in prompts of the families.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "visq/families/family.h"
+
+namespace visq {
+
+/// The conversation as text, ending where the model's answer begins; one image placeholder per image.
+/// Source: spec/models-llava-vila-qwen.md §3 (vicuna), §7 (chatml).
+std::string render_prompt(const ModelSpec& spec, const std::vector<Message>& messages);
+/// What follows the prompt when the model answers `answer`, end token left out.
+std::string render_answer(const ModelSpec& spec, const std::string& answer);
+
+}  // namespace visq

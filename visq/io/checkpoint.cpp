@@ -1,0 +1,201 @@
+#include "visq/io/checkpoint.h"
+
+#include <algorithm>
+#include <array>
+#include <set>
+
+#include "visq/core/error.h"
+
+namespace visq {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kSingle = "model.safetensors";
+constexpr const char* kIndex = "model.safetensors.index.json";
+constexpr size_t kMaxIndexBytes = 64u << 20;
+
+using WeightMap = std::map<std::string, std::string>;  // tensor name → shard name
+
+bool is_there(const fs::path& path) {
+  std::error_code code;  // a name that the file system refuses does not exist
+  return fs::exists(path, code);
+}
+
+std::vector<fs::directory_entry> list(const fs::path& directory) {
+  std::error_code code;
+  std::vector<fs::directory_entry> entries;
+  for (auto it = fs::directory_iterator(directory, code); !code && it != fs::directory_iterator();
+       it.increment(code))
+    entries.push_back(*it);
+  if (code) fail("{}: cannot be listed ({})", directory.string(), code.message());
+  return entries;
+}
+
+bool is_regular_file(const fs::directory_entry& entry) {
+  std::error_code code;  // a link that leads nowhere is no file, and no reason to stop
+  return entry.is_regular_file(code);
+}
+
+bool is_plain_file_name(const std::string& name) {
+  return !name.empty() && name != "." && name != ".." && name.find_first_of("/\\") == std::string::npos &&
+         std::none_of(name.begin(), name.end(), [](unsigned char c) { return c < 0x20 || c == 0x7f; });
+}
+
+// Into nlohmann::json's sorted maps: Json looks keys up one by one, and a large mixture of experts has
+// hundreds of thousands of them. What nests deeper than an index does is dropped unread.
+nlohmann::json parse_index(const fs::path& path) {
+  const auto shallow = [](int depth, nlohmann::json::parse_event_t, nlohmann::json&) { return depth < 4; };
+  const std::string text = read_text(path, kMaxIndexBytes);
+  try {
+    return nlohmann::json::parse(text, shallow);
+  } catch (const nlohmann::json::exception& e) {
+    fail("{}: not valid JSON ({})", path.string(), e.what());
+  }
+}
+
+WeightMap read_index(const fs::path& path) {
+  const auto index = parse_index(path);
+  if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object())
+    fail("{}: 'weight_map' is missing", path.string());
+  WeightMap map;
+  for (const auto& [tensor, shard] : index["weight_map"].items()) {
+    if (!shard.is_string()) fail("{}: the shard of tensor '{}' is not a string", path.string(), tensor);
+    map[tensor] = shard.get<std::string>();
+    if (!is_plain_file_name(map[tensor]))
+      fail("{}: the shard of tensor '{}' is {}, which is not a plain file name", path.string(), tensor,
+           shard.dump());
+  }
+  if (map.empty()) fail("{}: 'weight_map' is empty", path.string());
+  return map;
+}
+
+std::set<std::string> shards_of(const WeightMap& map) {
+  std::set<std::string> shards;
+  for (const auto& entry : map) shards.insert(entry.second);
+  return shards;
+}
+
+void check_shards_exist(const fs::path& directory, const std::set<std::string>& shards) {
+  std::vector<std::string> missing;
+  for (const auto& shard : shards)
+    if (!is_there(directory / shard)) missing.push_back(shard);
+  if (missing.empty()) return;
+  fail("{}: the shard is missing{}. The download is incomplete: fetch it again.",
+       (directory / missing[0]).string(),
+       missing.size() > 1 ? fmt::format(", and {} more of {}", missing.size() - 1, shards.size()) : "");
+}
+
+std::set<std::string> loose_safetensors(const fs::path& directory) {
+  std::set<std::string> names;
+  bool pickles = false;
+  for (const auto& entry : list(directory)) {
+    const auto extension = entry.path().extension();
+    if (extension == ".safetensors" && is_regular_file(entry)) names.insert(entry.path().filename().string());
+    pickles |= extension == ".bin" || extension == ".pth" || extension == ".pt";
+  }
+  if (names.empty())
+    fail("{}: no .safetensors file{}", directory.string(),
+         pickles ? "; PyTorch pickles are not read: save the checkpoint as safetensors" : "");
+  return names;
+}
+
+bool is_weight_file(const std::string& name) {
+  static constexpr std::array kExtensions{".safetensors", ".bin",       ".pt",     ".pth",
+                                          ".gguf",        ".msgpack",   ".h5",     ".ckpt",
+                                          ".onnx",        ".onnx_data", ".tflite", ".index.json"};
+  return std::any_of(kExtensions.begin(), kExtensions.end(),
+                     [&](const char* extension) { return name.ends_with(extension); });
+}
+
+bool is_side_file(const fs::directory_entry& entry) {
+  const std::string name = entry.path().filename().string();
+  return !name.starts_with('.') && !is_weight_file(name) && is_regular_file(entry);
+}
+
+bool is_visible_folder(const fs::directory_entry& entry) {
+  std::error_code code;
+  return !entry.is_symlink(code) && entry.is_directory(code) &&
+         !entry.path().filename().string().starts_with('.');
+}
+
+}  // namespace
+
+Checkpoint::Checkpoint(fs::path directory) : directory_(std::move(directory)) {
+  std::error_code code;
+  if (!fs::is_directory(directory_, code)) fail("{}: no such directory", directory_.string());
+  const fs::path config = directory_ / "config.json";
+  config_text_ = read_text(config, kMaxConfigBytes);
+  config_ = parse_json(config_text_, config.string());
+  if (!config_.is_object()) fail("{}: not a JSON object", config.string());
+
+  WeightMap index;
+  std::set<std::string> shards;
+  if (is_there(directory_ / kSingle)) {  // first, as in transformers
+    shards.insert(kSingle);
+  } else if (is_there(directory_ / kIndex)) {
+    index = read_index(directory_ / kIndex);
+    shards = shards_of(index);
+    check_shards_exist(directory_, shards);
+  } else {
+    shards = loose_safetensors(directory_);
+  }
+
+  for (const auto& shard : shards) add_shard(shard);
+  for (const auto& [tensor, shard] : index)
+    if (!contains(tensor) || file_of(tensor).filename() != shard)
+      fail("{}: tensor '{}' is not in this shard, though {} says so", (directory_ / shard).string(), tensor,
+           kIndex);
+}
+
+void Checkpoint::add_shard(const std::string& name) {
+  const auto& file = *files_.emplace_back(std::make_unique<SafetensorsFile>(directory_ / name));
+  for (const auto& tensor : file.tensors()) {
+    const auto [it, fresh] = where_.try_emplace(tensor.name, &file, &tensor);
+    if (!fresh)
+      fail("{}: tensor '{}' is also in {}", file.path().string(), tensor.name,
+           it->second.first->path().filename().string());
+    names_.push_back(tensor.name);
+  }
+}
+
+const Checkpoint::Where& Checkpoint::where(const std::string& name) const {
+  const auto it = where_.find(name);
+  if (it == where_.end()) fail("{}: the checkpoint has no tensor '{}'", directory_.string(), name);
+  return it->second;
+}
+
+const TensorInfo& Checkpoint::info(const std::string& name) const { return *where(name).second; }
+
+at::Tensor Checkpoint::tensor(const std::string& name) const {
+  const auto& [file, tensor] = where(name);
+  return file->tensor(*tensor);
+}
+
+std::span<const std::byte> Checkpoint::bytes(const std::string& name) const {
+  const auto& [file, tensor] = where(name);
+  return file->bytes(*tensor);
+}
+
+const fs::path& Checkpoint::file_of(const std::string& name) const { return where(name).first->path(); }
+
+uint64_t Checkpoint::total_bytes() const {
+  uint64_t total = 0;
+  for (const auto& entry : where_) total += entry.second.second->bytes();
+  return total;
+}
+
+std::vector<fs::path> Checkpoint::side_files() const {
+  std::vector<fs::path> files;
+  for (const auto& entry : list(directory_)) {
+    const fs::path name = entry.path().filename();
+    if (is_side_file(entry) && name != "config.json" && name != "hf_quant_config.json") files.push_back(name);
+    if (!is_visible_folder(entry)) continue;
+    for (const auto& inner : list(entry.path()))
+      if (is_side_file(inner)) files.push_back(name / inner.path().filename());
+  }
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+}  // namespace visq

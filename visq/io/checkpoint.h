@@ -1,0 +1,58 @@
+// A Hugging Face checkpoint directory: config.json, one or several .safetensors files, and what lies beside
+// them.
+#pragma once
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "visq/core/json.h"
+#include "visq/io/safetensors.h"
+
+namespace visq {
+
+/// Read-only; thread-safe after construction. Names are the checkpoint's own; families map them
+/// (families/names.h).
+class Checkpoint {
+ public:
+  /// @throws Error when the directory, config.json, a shard or a tensor named by the index is missing, when a
+  ///         name of the index leaves the directory, or when two shards hold the same tensor
+  explicit Checkpoint(std::filesystem::path directory);
+
+  const std::filesystem::path& directory() const { return directory_; }
+  const Json& config() const { return config_; }
+  /// config.json as it stands in the file, for copying with one key added.
+  const std::string& config_text() const { return config_text_; }
+
+  /// Sorted by shard, then by place in the shard.
+  const std::vector<std::string>& names() const { return names_; }
+  bool contains(const std::string& name) const { return where_.contains(name); }
+  /// @throws Error naming the checkpoint when there is no such tensor (the same for the next three)
+  const TensorInfo& info(const std::string& name) const;
+  at::Tensor tensor(const std::string& name) const;
+  std::span<const std::byte> bytes(const std::string& name) const;
+  const std::filesystem::path& file_of(const std::string& name) const;
+  uint64_t total_bytes() const;  ///< of all tensors
+
+  /// Files to carry along unchanged, relative to the directory, sorted: everything that is a regular file in
+  /// it, or one folder down, except weights (.safetensors, .bin, .pt, .pth, .gguf, .msgpack, .h5, …, index
+  /// files), the directory's own config.json and hf_quant_config.json, and what is hidden. A symbolic link
+  /// counts as the file it leads to: the Hugging Face cache consists of links into ../../blobs. Links to
+  /// anything but a regular file are left out.
+  std::vector<std::filesystem::path> side_files() const;
+
+ private:
+  using Where = std::pair<const SafetensorsFile*, const TensorInfo*>;
+  void add_shard(const std::string& name);
+  const Where& where(const std::string& name) const;
+
+  std::filesystem::path directory_;
+  std::string config_text_;
+  Json config_;
+  std::vector<std::unique_ptr<SafetensorsFile>> files_;
+  std::vector<std::string> names_;
+  std::map<std::string, Where> where_;
+};
+
+}  // namespace visq

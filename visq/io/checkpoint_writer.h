@@ -1,0 +1,86 @@
+// The planned writer: all names, dtypes, shapes and so all byte offsets are known before the first byte is
+// written, so that tensors arrive in any order, from any thread.
+#pragma once
+#include <atomic>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "visq/io/output_file.h"
+#include "visq/io/safetensors.h"
+
+namespace visq {
+
+struct PlannedTensor {
+  std::string name;
+  at::ScalarType dtype = at::kFloat;
+  std::vector<int64_t> shape;
+  uint64_t bytes() const;  ///< @throws Error when the shape is impossible
+};
+
+/// Writes `DIR.partial/`, which finish() renames to `DIR`. Without finish() the destructor removes it; what a
+/// killed run left there, the next run removes. A second run with the same DIR is refused while the first is
+/// at work. write() may be called from several threads for different tensors.
+class CheckpointWriter {
+ public:
+  struct Options {
+    uint64_t max_shard_bytes = 5'000'000'000;
+    /// --force: an existing DIR is replaced when finish() succeeds, not before. It must look like a
+    /// checkpoint (config.json or a .safetensors file in it), so that a mistyped path does not cost a home
+    /// directory.
+    bool replace_existing = false;
+  };
+
+  /// Lays tensors out in plan order, starting a new shard where the next tensor would not fit, writes the
+  /// headers and reserves the space on disk. Within a shard wider element types come first, so that all
+  /// tensors are aligned. One shard: model.safetensors; several: model-0000i-of-0000n.safetensors + index.
+  /// @throws Error when DIR exists and is not empty (without replace_existing), is not creatable, or the disk
+  ///         has no room; when a name stands in the plan twice
+  CheckpointWriter(std::filesystem::path directory, std::vector<PlannedTensor> plan, Options options);
+  ~CheckpointWriter();
+  CheckpointWriter(const CheckpointWriter&) = delete;
+  CheckpointWriter& operator=(const CheckpointWriter&) = delete;
+
+  /// A tensor on any device: it is copied to the CPU if need be.
+  /// @throws Error when the name is not planned, was written before, or dtype/shape/size differ from the plan
+  void write(const std::string& name, const at::Tensor& tensor);
+  void write(const std::string& name, std::span<const std::byte> bytes);
+  /// Side files (config.json, tokenizer, …), relative to the directory. @throws Error when the name leaves it
+  void write_file(const std::filesystem::path& relative, std::string_view text);
+  void copy_file(const std::filesystem::path& relative, const std::filesystem::path& source);
+
+  /// @throws Error naming a tensor that was planned but never written
+  void finish();
+
+  const std::filesystem::path& partial_directory() const { return partial_; }
+  uint64_t total_bytes() const { return total_bytes_; }
+
+ private:
+  struct Place {
+    size_t shard = 0;
+    uint64_t offset = 0;
+  };
+
+  std::vector<std::vector<TensorInfo>> plan_shards() const;
+  void create_shards();
+  size_t index_of(const std::string& name) const;
+  std::filesystem::path place_for(const std::filesystem::path& relative) const;
+  void write_index() const;
+  void move_into_place();
+  void discard() noexcept;
+
+  std::filesystem::path directory_, partial_;
+  Options options_;
+  std::vector<PlannedTensor> plan_;
+  std::unordered_map<std::string, size_t> index_of_;  // name → plan_ / places_ index
+  std::vector<Place> places_;
+  std::vector<OutputFile> shards_;
+  std::vector<std::atomic<bool>> written_;
+  uint64_t total_bytes_ = 0;
+  int lock_ = -1;  // descriptor of the partial directory, which tells other runs that it is in use
+  bool finished_ = false;
+};
+
+}  // namespace visq

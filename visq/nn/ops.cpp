@@ -1,0 +1,51 @@
+#include "visq/nn/ops.h"
+
+#include <ATen/ATen.h>
+
+#include "visq/core/error.h"
+
+namespace visq::nn {
+
+at::Tensor apply(const Linear& linear, const at::Tensor& x) {
+  return at::linear(linear.input ? linear.input(x) : x, linear.weight, linear.bias);
+}
+
+at::Tensor rms_norm(const at::Tensor& x, const Norm& norm, double eps) {
+  const at::Tensor wide = x.to(at::kFloat);
+  const at::Tensor scale = wide.square().mean(-1, /*keepdim=*/true).add_(eps).rsqrt_();
+  return norm.weight * (wide * scale).to(x.scalar_type());
+}
+
+at::Tensor layer_norm(const at::Tensor& x, const Norm& norm, double eps) {
+  return at::layer_norm(x, {x.size(-1)}, norm.weight, norm.bias, eps);
+}
+
+Activation parse_activation(const std::string& name, const std::string& origin) {
+  if (name == "silu" || name == "swish") return Activation::silu;
+  if (name == "gelu") return Activation::gelu;
+  if (name == "gelu_pytorch_tanh" || name == "gelu_new" || name == "gelu_fast") return Activation::gelu_tanh;
+  if (name == "quick_gelu") return Activation::quick_gelu;
+  fail("{}: activation '{}' is not supported (silu, gelu, gelu_pytorch_tanh, quick_gelu are)", origin, name);
+}
+
+at::Tensor activate(Activation activation, const at::Tensor& x) {
+  switch (activation) {
+    case Activation::silu:
+      return at::silu(x);
+    case Activation::gelu:
+      return at::gelu(x);
+    case Activation::gelu_tanh:
+      return at::gelu(x, "tanh");
+    case Activation::quick_gelu:
+      return x * at::sigmoid(x * 1.702);
+  }
+  fail("activation {} does not exist", static_cast<int>(activation));
+}
+
+at::Tensor rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
+  const int64_t half = x.size(-1) / 2;
+  const at::Tensor turned = at::cat({x.narrow(-1, half, half).neg(), x.narrow(-1, 0, half)}, -1);
+  return (x * cos.unsqueeze(1)).add_(turned.mul_(sin.unsqueeze(1)));
+}
+
+}  // namespace visq::nn

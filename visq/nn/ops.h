@@ -1,0 +1,45 @@
+// The small operations that every block is made of. Free functions over tensors; no state.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+
+namespace visq::nn {
+
+/// y = f(x) Wᵀ + b, where f is the identity, or what a quantized engine does to the input first.
+struct Linear {
+  at::Tensor weight;                                   ///< [out, in]
+  at::Tensor bias;                                     ///< [out], or undefined
+  std::function<at::Tensor(const at::Tensor&)> input;  ///< simulated input quantization; empty: none
+};
+at::Tensor apply(const Linear& linear, const at::Tensor& x);
+
+struct Norm {
+  at::Tensor weight;  ///< [channels]
+  at::Tensor bias;    ///< [channels], or undefined
+};
+/// x · rsqrt(mean(x²) + eps) in fp32, cast to x's dtype, then · weight (spec/models-llava-vila-qwen.md §1.1).
+at::Tensor rms_norm(const at::Tensor& x, const Norm& norm, double eps);
+at::Tensor layer_norm(const at::Tensor& x, const Norm& norm, double eps);
+
+enum class Activation { silu, gelu, gelu_tanh, quick_gelu };
+/// @param name  as config.json spells it ("silu", "gelu", "gelu_pytorch_tanh", "quick_gelu")
+Activation parse_activation(const std::string& name, const std::string& origin);
+at::Tensor activate(Activation activation, const at::Tensor& x);
+
+/// Attention inside each of the sequences laid end to end: rows offsets[i] … offsets[i+1] see one another
+/// only.
+/// @param q  [tokens, heads, head_dim]; k, v: [tokens, kv_heads, head_dim] (kv head g serves heads
+/// g·heads/kv_heads …)
+/// @param offsets  ascending, first 0, last = tokens
+/// @return [tokens, heads · head_dim]
+at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                     std::span<const int64_t> offsets, bool causal);
+
+/// Rotates halves: x·cos + [−x₂, x₁]·sin.  @param x [tokens, heads, head_dim]; cos, sin [tokens, head_dim]
+at::Tensor rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin);
+
+}  // namespace visq::nn

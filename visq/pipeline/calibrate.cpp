@@ -1,0 +1,98 @@
+#include "visq/pipeline/calibrate.h"
+
+#include "visq/core/error.h"
+#include "visq/core/log.h"
+#include "visq/core/process.h"
+
+namespace visq {
+namespace {
+
+// Tokens that go through a layer together: bounds the memory of activations (the MLP's are several times the
+// hidden states).
+constexpr size_t kChunkTokens = 2048;
+
+at::Tensor max_magnitude(const at::Tensor& so_far,
+                         const at::Tensor& states) {  // states: [tokens, kv_heads, head_dim]
+  const at::Tensor largest = states.flatten(1).abs().amax(0).to(at::kFloat);
+  return so_far.defined() ? at::maximum(so_far, largest) : largest;
+}
+
+}  // namespace
+
+Calibration::Calibration(const Model& model, const CalibrationOptions& options) : model_(model) {
+  const std::vector<Sample> data = read_samples(options.data, options.max_samples);
+  if (data.empty()) fail("{}: holds no samples", options.data.string());
+  bool has_images = false;
+  Progress progress("encoding samples", static_cast<int64_t>(data.size()));
+  std::vector<EncodedSample> waiting;
+  size_t waiting_tokens = 0;
+  for (const Sample& sample : data) {
+    check_interrupt();
+    has_images |= sample.image_count() > 0;
+    EncodedSample encoded = model.encode(sample, /*with_answer=*/true);
+    if (static_cast<int64_t>(encoded.ids.size()) > options.max_tokens) {
+      if (!encoded.images.empty()) {  // cutting would tear an image apart
+        ++left_out_;
+        continue;
+      }
+      encoded.ids.resize(static_cast<size_t>(options.max_tokens));
+    }
+    ++samples_;
+    if (!waiting.empty() && waiting_tokens + encoded.ids.size() > kChunkTokens) {
+      add_chunk(waiting);
+      waiting.clear();
+      waiting_tokens = 0;
+    }
+    waiting_tokens += encoded.ids.size();
+    waiting.push_back(std::move(encoded));
+    progress.advance(samples_ + left_out_);
+  }
+  if (!waiting.empty()) add_chunk(waiting);
+  if (samples_ == 0)
+    fail("{}: every sample is longer than {} tokens; raise --seq-len", options.data.string(),
+         options.max_tokens);
+  if (image_tokens_ == 0 && has_images)
+    fail(
+        "{}: all samples with images are longer than {} tokens, so calibration saw no image token; raise "
+        "--seq-len",
+        options.data.string(), options.max_tokens);
+  if (image_tokens_ == 0 && !options.text_only)
+    fail(
+        "{}: holds no images, so calibration would see no image token; add samples with images, or say "
+        "--text-only",
+        options.data.string());
+  if (left_out_ > 0)
+    log_warning(fmt::format("{} samples with images are longer than {} tokens and were left out (--seq-len)",
+                            left_out_, options.max_tokens));
+}
+
+void Calibration::add_chunk(const std::vector<EncodedSample>& samples) {
+  Chunk chunk;
+  chunk.batch = model_.embed(samples);
+  chunk.image_rows = at::nonzero(chunk.batch.image_mask).squeeze(1);
+  chunk.text_rows = at::nonzero(chunk.batch.image_mask.logical_not()).squeeze(1);
+  image_tokens_ += chunk.image_rows.size(0);
+  text_tokens_ += chunk.text_rows.size(0);
+  chunks_.push_back(std::move(chunk));
+}
+
+LayerStatistics Calibration::run_layer(const nn::DecoderLayer& layer, bool with_gram) {
+  LayerStatistics statistics(with_gram);
+  for (Chunk& chunk : chunks_) {
+    check_interrupt();
+    nn::LayerObserver observer;
+    observer.input = [&](nn::InputGroup group, const at::Tensor& x) {
+      statistics.inputs[static_cast<size_t>(group)].add(x, chunk.text_rows, chunk.image_rows);
+    };
+    observer.kv = [&](const at::Tensor& keys, const at::Tensor& values) {
+      statistics.key_max = max_magnitude(statistics.key_max, keys);
+      statistics.value_max = max_magnitude(statistics.value_max, values);
+    };
+    const nn::RopeTable rope = nn::rope_table(model_.spec().decoder, chunk.batch.positions, model_.dtype());
+    chunk.batch.hidden = nn::decoder_layer(model_.spec().decoder, layer, chunk.batch.hidden, rope,
+                                           chunk.batch.offsets, &observer);
+  }
+  return statistics;
+}
+
+}  // namespace visq

@@ -1,0 +1,58 @@
+// Runs calibration data through the unquantized model, one decoder layer at a time, and keeps statistics.
+#pragma once
+#include <array>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "visq/families/model.h"
+#include "visq/quant/statistics.h"
+
+namespace visq {
+
+/// What calibration knows of one decoder layer.
+struct LayerStatistics {
+  explicit LayerStatistics(bool with_gram)
+      : inputs{Statistics(with_gram), Statistics(with_gram), Statistics(with_gram), Statistics(with_gram)} {}
+  std::array<Statistics, std::size(nn::kInputGroups)> inputs;
+  at::Tensor key_max, value_max;  ///< f32 [kv_heads · head_dim]: largest magnitude in the cache
+
+  const Statistics& of(nn::InputGroup group) const { return inputs[static_cast<size_t>(group)]; }
+};
+
+struct CalibrationOptions {
+  std::filesystem::path data;
+  int64_t max_samples = 512;  ///< 0: all
+  int64_t max_tokens = 2048;  ///< longer text samples are cut, longer image samples left out
+  bool text_only = false;     ///< data without images is meant so
+};
+
+/// The calibration set as hidden states, advanced layer by layer.
+class Calibration {
+ public:
+  /// Reads, encodes and embeds the samples.
+  /// @throws Error for a bad sample (names it), when nothing is left, or when no image token was seen (unless
+  /// text_only)
+  Calibration(const Model& model, const CalibrationOptions& options);
+
+  /// Runs one layer over all samples and gathers what its linears and its cache saw.
+  LayerStatistics run_layer(const nn::DecoderLayer& layer, bool with_gram);
+
+  int64_t samples() const { return samples_; }
+  int64_t left_out() const { return left_out_; }
+  int64_t text_tokens() const { return text_tokens_; }
+  int64_t image_tokens() const { return image_tokens_; }
+
+ private:
+  struct Chunk {
+    Batch batch;
+    at::Tensor text_rows, image_rows;  // int64
+  };
+  const Model& model_;
+  std::vector<Chunk> chunks_;
+  int64_t samples_ = 0, left_out_ = 0, text_tokens_ = 0, image_tokens_ = 0;
+
+  void add_chunk(const std::vector<EncodedSample>& samples);
+};
+
+}  // namespace visq

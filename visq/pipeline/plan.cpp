@@ -1,0 +1,181 @@
+#include "visq/pipeline/plan.h"
+
+#include "visq/core/error.h"
+#include "visq/core/text.h"
+
+namespace visq {
+namespace {
+
+using nn::InputGroup;
+using nn::Role;
+
+constexpr int64_t kRoleCount = static_cast<int64_t>(std::size(nn::kRoles));
+
+QuantizedLinear describe_linear(const Checkpoint& checkpoint, const std::string& module, Role role,
+                                const Scheme& scheme) {
+  const TensorInfo& info = checkpoint.info(module + ".weight");
+  const int64_t rows = info.shape.at(0), columns = info.shape.at(1);
+  if (!at::isFloatingType(info.dtype) || at::elementSize(info.dtype) < 2)
+    fail("{}: tensor '{}.weight' is {}: only F32, BF16 and F16 weights can be quantized",
+         checkpoint.file_of(info.name).string(), module, safetensors_dtype(info.dtype));
+  if (scheme.block > 0 && columns % scheme.block != 0)
+    fail(
+        "{}: tensor '{}.weight' has {} columns, not a multiple of the block of {} that {} needs; leave it "
+        "out with "
+        "--skip '{}', or choose another format",
+        checkpoint.file_of(info.name).string(), module, columns, scheme.block, codec_name(scheme.weight),
+        module);
+  if (scheme.weight == Codec::int4 && (rows % 2 != 0 || columns % 8 != 0))
+    fail("{}: tensor '{}.weight' has shape [{}, {}]: int4 needs an even number of rows",
+         checkpoint.file_of(info.name).string(), module, rows, columns);
+  const InputGroup group = nn::group_of(role);
+  const bool standalone = group == InputGroup::attn_out || group == InputGroup::mlp_out;
+  return {module, rows, columns, info.dtype, scheme, standalone};
+}
+
+// Both spellings of a module: its own and the one of the other naming generation.
+std::vector<std::string> spellings(const Model& model, const std::string& module) {
+  std::vector<std::string> names = {module};
+  const std::string canonical = NameMap::canonical(model.spec(), module);
+  if (canonical != module) names.push_back(canonical);
+  return names;
+}
+
+}  // namespace
+
+const Site* Plan::find(int64_t layer, Role role) const {
+  const int64_t index = site_index_.at(static_cast<size_t>(layer * kRoleCount + static_cast<int64_t>(role)));
+  return index < 0 ? nullptr : &sites[static_cast<size_t>(index)];
+}
+
+ExportSummary Plan::summary(const Model& model) const {
+  ExportSummary summary{scheme, recipe.kv_cache, model.spec().unquantized_roots, {}};
+  for (const std::string& module : left_out)
+    for (std::string& name : spellings(model, module)) summary.unquantized_linears.push_back(std::move(name));
+  return summary;
+}
+
+bool can_fold(const Plan& plan, int64_t layer, InputGroup group) {
+  switch (group) {
+    case InputGroup::attn_in:
+    case InputGroup::mlp_in:
+      return true;
+    case InputGroup::attn_out:
+      return plan.find(layer, Role::v) != nullptr;
+    case InputGroup::mlp_out:
+      return plan.find(layer, Role::up) != nullptr;
+  }
+  return false;
+}
+
+Plan make_plan(const Model& model, const Recipe& recipe, const Preset& preset, const Layout& layout,
+               std::filesystem::path directory) {
+  const Checkpoint& checkpoint = model.checkpoint();
+  const ModelSpec& spec = model.spec();
+  Plan plan;
+  plan.recipe = recipe;
+  plan.scheme = preset.scheme;
+  plan.layout = &layout;
+  plan.directory = std::move(directory);
+  plan.site_index_.assign(static_cast<size_t>(spec.decoder.layers * kRoleCount), -1);
+
+  std::unordered_map<std::string, std::vector<PlannedTensor>> replaced;  // weight name → what takes its place
+  for (int64_t layer = 0; layer < spec.decoder.layers; ++layer) {
+    for (const InputGroup group : nn::kInputGroups) {
+      size_t chosen = 0;
+      const std::vector<Role> roles = nn::members(group);
+      for (const Role role : roles) {
+        const std::string module = model.names().module(spec, layer, role);
+        const auto scheme = recipe.scheme_for(module);
+        if (!scheme) {
+          plan.left_out.push_back(module);
+          continue;
+        }
+        ++chosen;
+        plan.site_index_[static_cast<size_t>(layer * kRoleCount + static_cast<int64_t>(role))] =
+            static_cast<int64_t>(plan.sites.size());
+        plan.sites.push_back({layer, role, describe_linear(checkpoint, module, role, *scheme)});
+        auto& tensors = replaced[module + ".weight"];
+        for (LayoutTensor& tensor : layout.tensors(plan.sites.back().linear))
+          tensors.push_back(tensor.planned);
+      }
+      if (chosen != 0 && chosen != roles.size())
+        fail(
+            "the recipe quantizes some but not all of the {} linears of layer {}: engines fuse q/k/v and "
+            "gate/up, so "
+            "choose all of them or none",
+            nn::group_name(group), layer);
+    }
+  }
+  if (plan.sites.empty()) {
+    std::string rules;
+    for (const Rule& rule : recipe.rules)
+      rules += fmt::format("{}{} '{}'", rules.empty() ? "" : ", ", rule.scheme ? "quantize" : "skip",
+                           rule.pattern);
+    fail("the recipe matches no linear of this model ({}); the linears are named like '{}'", rules,
+         model.names().module(spec, 0, Role::q));
+  }
+  if (plan.scheme.solver != Solver::max)
+    for (const Site& site : plan.sites) {
+      const std::string base = fmt::format("{}layers.{}.", spec.decoder_prefix, site.layer);
+      if (site.role == Role::q) plan.rewritten.insert(model.names().source(base + "input_layernorm.weight"));
+      if (site.role == Role::gate)
+        plan.rewritten.insert(model.names().source(base + "post_attention_layernorm.weight"));
+      if ((site.role == Role::v || site.role == Role::up) &&
+          checkpoint.contains(site.linear.module + ".bias"))
+        plan.rewritten.insert(site.linear.module + ".bias");
+    }
+  if (recipe.kv_cache != KvCacheFormat::none)
+    for (int64_t layer = 0; layer < spec.decoder.layers; ++layer) {
+      const std::string key_projection = model.names().module(spec, layer, Role::k);
+      const auto kv = layout.kv_tensors(key_projection.substr(0, key_projection.rfind('.')),
+                                        checkpoint.info(key_projection + ".weight").dtype);
+      auto& tensors = replaced[key_projection + ".weight"];
+      if (tensors.empty()) {  // keys are cached in FP8 although the projection itself is left out
+        const TensorInfo& info = checkpoint.info(key_projection + ".weight");
+        tensors.push_back({info.name, info.dtype, info.shape});
+      }
+      tensors.push_back(kv.key);
+      tensors.push_back(kv.value);
+    }
+  for (const std::string& name : checkpoint.names()) {
+    const TensorInfo& info = checkpoint.info(name);
+    plan.source_bytes += info.bytes();
+    const auto found = replaced.find(name);
+    if (found == replaced.end())
+      plan.tensors.push_back({info.name, info.dtype, info.shape});
+    else
+      plan.tensors.insert(plan.tensors.end(), found->second.begin(), found->second.end());
+  }
+  for (const PlannedTensor& tensor : plan.tensors) plan.output_bytes += tensor.bytes();
+  return plan;
+}
+
+std::string describe_plan(const Plan& plan, const Model& model) {
+  const Preset& preset = preset_of(plan.scheme);
+  const ModelSpec& spec = model.spec();
+  const auto engines = plan.layout->engines(plan.scheme);
+  uint64_t weights = 0;
+  for (const Site& site : plan.sites)
+    weights += static_cast<uint64_t>(site.linear.rows * site.linear.columns);
+  std::string text = fmt::format(
+      "{}  →  {}\n"
+      "  layout       {}, read by {}\n"
+      "  weights      {} ({:.3g} bits each with scales), inputs {}, solver {}, KV cache {}\n"
+      "  quantized    {} linears in {} decoder layers, {:.4g} M weights\n"
+      "  left as is   {}{}\n"
+      "  size         {} → {} ({:.2f}×)\n",
+      preset.name, plan.directory.string(), plan.layout->name(),
+      engines.empty() ? std::string("no engine") : fmt::format("{}", fmt::join(engines, ", ")), preset.weight,
+      plan.scheme.bits_per_weight(), preset.input, solver_name(plan.scheme.solver),
+      plan.recipe.kv_cache == KvCacheFormat::fp8 ? "fp8" : "none", plan.sites.size(), spec.decoder.layers,
+      static_cast<double>(weights) / 1e6, "vision tower, projector, embeddings, norms, lm_head",
+      plan.left_out.empty() ? std::string()
+                            : fmt::format(", and {} linears by --only/--skip", plan.left_out.size()),
+      human_bytes(plan.source_bytes), human_bytes(plan.output_bytes),
+      static_cast<double>(plan.source_bytes) / static_cast<double>(plan.output_bytes));
+  for (const std::string& module : plan.left_out) text += fmt::format("    {}\n", module);
+  return text;
+}
+
+}  // namespace visq

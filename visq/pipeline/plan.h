@@ -1,0 +1,56 @@
+// What a run will write, worked out from names, shapes and the recipe alone, before any tensor is read.
+#pragma once
+#include <filesystem>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "visq/export/layout.h"
+#include "visq/families/model.h"
+#include "visq/quant/recipe.h"
+
+namespace visq {
+
+/// A decoder linear: its place in the model and what happens to it.
+struct Site {
+  int64_t layer = 0;
+  nn::Role role = nn::Role::q;
+  QuantizedLinear linear;
+};
+
+/// One output directory.
+struct Plan {
+  Recipe recipe;
+  Scheme scheme;
+  const Layout* layout = nullptr;
+  std::filesystem::path directory;
+
+  std::vector<Site> sites;             ///< quantized linears, layer by layer
+  std::vector<std::string> left_out;   ///< decoder linears that the recipe excludes
+  std::set<std::string> rewritten;     ///< source tensors that smoothing may change (same name, dtype, shape)
+  std::vector<PlannedTensor> tensors;  ///< everything that is written, in source order
+  uint64_t source_bytes = 0, output_bytes = 0;  ///< of all tensors
+
+  const Site* find(int64_t layer, nn::Role role) const;  ///< nullptr when left out
+  ExportSummary summary(const Model& model) const;
+
+ private:
+  friend Plan make_plan(const Model&, const Recipe&, const Preset&, const Layout&, std::filesystem::path);
+  std::vector<int64_t> site_index_;  // layer · roles + role → index into sites, or −1
+};
+
+/// @throws Error when the recipe matches nothing, splits a fused group (q/k/v, gate/up), or a width is not
+/// divisible by the
+///         format's block (names the tensor)
+Plan make_plan(const Model& model, const Recipe& recipe, const Preset& preset, const Layout& layout,
+               std::filesystem::path directory);
+
+/// Whether the smoothing scale of a group can be folded exactly into what produces its input.
+/// q/k/v and gate/up: the norm before them; o: the rows of v; down: the rows of up, when those are quantized
+/// too.
+bool can_fold(const Plan& plan, int64_t layer, nn::InputGroup group);
+
+/// The plan as `--dry-run` prints it.
+std::string describe_plan(const Plan& plan, const Model& model);
+
+}  // namespace visq

@@ -1,0 +1,202 @@
+#include "visq/pipeline/quantize.h"
+
+#include <chrono>
+#include <set>
+
+#include "visq/core/error.h"
+#include "visq/core/log.h"
+#include "visq/core/parallel.h"
+#include "visq/core/process.h"
+
+namespace visq {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// An output on its way to disk.
+struct Output {
+  const Plan& plan;
+  std::unique_ptr<CheckpointWriter> writer;
+  FormatResult result;
+};
+
+// The folder of several outputs, removed again when the run fails before anything is in it.
+class ParentFolder {
+ public:
+  explicit ParentFolder(std::filesystem::path path)
+      : path_(std::move(path)), existed_(std::filesystem::exists(path_)) {}
+  ~ParentFolder() {
+    std::error_code ignored;
+    if (!existed_) std::filesystem::remove(path_, ignored);  // only when it is empty
+  }
+  ParentFolder(const ParentFolder&) = delete;
+  ParentFolder& operator=(const ParentFolder&) = delete;
+
+ private:
+  std::filesystem::path path_;
+  bool existed_;
+};
+
+// Source tensors that go over byte for byte: planned under their own name, and not about to be rewritten.
+std::vector<std::string> verbatim_tensors(const Plan& plan, const Checkpoint& checkpoint) {
+  std::set<std::string> replaced;
+  for (const Site& site : plan.sites) replaced.insert(site.linear.module + ".weight");
+  std::vector<std::string> names;
+  for (const PlannedTensor& tensor : plan.tensors)
+    if (checkpoint.contains(tensor.name) && !replaced.contains(tensor.name) &&
+        !plan.rewritten.contains(tensor.name))
+      names.push_back(tensor.name);
+  return names;
+}
+
+void copy_verbatim(Output& output, const Checkpoint& checkpoint) {
+  const std::vector<std::string> names = verbatim_tensors(output.plan, checkpoint);
+  parallel_for(static_cast<int64_t>(names.size()), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      check_interrupt();
+      const std::string& name = names[static_cast<size_t>(i)];
+      output.writer->write(name, checkpoint.bytes(name));
+    }
+  });
+}
+
+void write_layer(Output& output, const Model& model, int64_t layer, const SolvedLayer& solved) {
+  for (const auto& [site, linear] : solved.linears)
+    for (const LayoutTensor& tensor : output.plan.layout->tensors(site->linear))
+      output.writer->write(tensor.planned.name, tensor.value(linear).to(at::kCPU));
+  std::set<std::string> changed;
+  for (const auto& [name, value] : solved.rewritten) {
+    output.writer->write(name, value);
+    changed.insert(name);
+  }
+  // A group that could have been smoothed but was not leaves its norm as it is.
+  const std::string norms[] = {"input_layernorm.weight", "post_attention_layernorm.weight"};
+  const std::string base = fmt::format("{}layers.{}.", model.spec().decoder_prefix, layer);
+  std::vector<std::string> candidates;
+  for (const std::string& norm : norms) candidates.push_back(model.names().source(base + norm));
+  for (const nn::Role role : {nn::Role::v, nn::Role::up})
+    candidates.push_back(model.names().module(model.spec(), layer, role) + ".bias");
+  for (const std::string& name : candidates)
+    if (output.plan.rewritten.contains(name) && !changed.contains(name))
+      output.writer->write(name, model.checkpoint().bytes(name));
+
+  if (solved.kv_scales) {
+    const std::string key_projection = model.names().module(model.spec(), layer, nn::Role::k);
+    const auto kv = output.plan.layout->kv_tensors(key_projection.substr(0, key_projection.rfind('.')),
+                                                   model.checkpoint().info(key_projection + ".weight").dtype);
+    const auto write = [&](const PlannedTensor& tensor, float value) {
+      output.writer->write(tensor.name, at::full(tensor.shape, value, at::kFloat).to(tensor.dtype));
+    };
+    write(kv.key, solved.kv_scales->first);
+    write(kv.value, solved.kv_scales->second);
+  }
+}
+
+void write_side_files(Output& output, const Model& model) {
+  const Checkpoint& checkpoint = model.checkpoint();
+  const ExportSummary summary = output.plan.summary(model);
+  for (const auto& file : checkpoint.side_files())
+    output.writer->copy_file(file, checkpoint.directory() / file);
+  output.writer->write_file(
+      "config.json",
+      add_quantization_config(checkpoint.config_text(), output.plan.layout->quantization_config(summary),
+                              (checkpoint.directory() / "config.json").string()));
+  for (const auto& [name, content] : output.plan.layout->extra_files(summary))
+    output.writer->write_file(name, content.dump(2) + "\n");
+}
+
+}  // namespace
+
+std::vector<Plan> make_plans(const Model& model, const QuantizeOptions& options) {
+  std::vector<Plan> plans;
+  std::set<std::string> seen;
+  for (const std::string& format : options.formats) {
+    const Preset& preset = find_preset(format);
+    if (!seen.insert(format).second) fail("--format names {} twice", format);
+    const Layout& layout = find_layout(options.layout, preset);
+    const auto directory = options.formats.size() == 1 ? options.out : options.out / format;
+    plans.push_back(make_plan(model,
+                              Recipe::from_preset(preset, options.kv_cache, options.only, options.skip),
+                              preset, layout, directory));
+    if (!options.calibration && preset.scheme.input != InputFormat::none)
+      fail("--format {}: its input scales need calibration data; give --calib FILE", format);
+  }
+  if (!options.calibration && options.kv_cache != KvCacheFormat::none)
+    fail("--kv-cache fp8: its scales need calibration data; give --calib FILE, or say --kv-cache none");
+  return plans;
+}
+
+QuantizeResult quantize(const Model& model, const std::vector<Plan>& plans, const QuantizeOptions& options) {
+  const auto start = Clock::now();
+  QuantizeResult result;
+  const ParentFolder parent(options.out);
+  // Outputs first: an existing directory or a full disk is found out before the long work.
+  std::vector<Output> outputs;
+  for (const Plan& plan : plans) {
+    Output output{plan, nullptr, {}};
+    output.writer = std::make_unique<CheckpointWriter>(
+        plan.directory, plan.tensors, CheckpointWriter::Options{options.max_shard_bytes, options.force});
+    output.result.format = plan.recipe.name;
+    output.result.layout = plan.layout->name();
+    output.result.directory = plan.directory;
+    output.result.source_bytes = plan.source_bytes;
+    output.result.output_bytes = plan.output_bytes;
+    output.result.linears = plan.sites.size();
+    if (plan.layout->engines(plan.scheme).empty())
+      log_warning(fmt::format("no engine reads {} in the {} layout (--layout auto picks one that is read)",
+                              plan.recipe.name, plan.layout->name()));
+    outputs.push_back(std::move(output));
+  }
+  bool with_gram = false;
+  for (const Plan& plan : plans) with_gram |= plan.scheme.needs_gram();
+
+  std::optional<Calibration> calibration;
+  if (options.calibration) {
+    calibration.emplace(model, *options.calibration);
+    result.calibration_seconds += seconds_since(start);
+  }
+  const int64_t layers = model.spec().decoder.layers;
+  Progress progress("quantizing", layers);
+  for (int64_t layer = 0; layer < layers; ++layer) {
+    check_interrupt();
+    const auto layer_start = Clock::now();
+    std::optional<LayerStatistics> statistics;
+    if (calibration) statistics = calibration->run_layer(model.load_layer(layer), with_gram);
+    result.calibration_seconds += seconds_since(layer_start);
+    LayerSolver solver(model, layer, statistics ? &*statistics : nullptr);
+    for (Output& output : outputs) {
+      const auto format_start = Clock::now();
+      SolvedLayer solved = solver.solve(output.plan);
+      write_layer(output, model, layer, solved);
+      for (GroupReport& report : solved.reports) output.result.groups.push_back(std::move(report));
+      output.result.seconds += seconds_since(format_start);
+    }
+    result.peak_anonymous = memory_use().peak_anonymous;
+    progress.advance(layer + 1);
+  }
+  for (Output& output : outputs) {
+    const auto format_start = Clock::now();
+    copy_verbatim(output, model.checkpoint());
+    write_side_files(output, model);
+    output.result.seconds += seconds_since(format_start);
+  }
+  if (calibration) {
+    result.samples = calibration->samples();
+    result.samples_left_out = calibration->left_out();
+    result.text_tokens = calibration->text_tokens();
+    result.image_tokens = calibration->image_tokens();
+  }
+  result.peak_resident = memory_use().peak_resident;
+  result.total_seconds = seconds_since(start);
+  for (const Output& output : outputs) result.formats.push_back(output.result);
+  for (size_t i = 0; i < outputs.size(); ++i)
+    outputs[i].writer->write_file("visq_report.json",
+                                  report_json(result, result.formats[i], model).dump(2) + "\n");
+  for (Output& output : outputs) output.writer->finish();
+  return result;
+}
+
+}  // namespace visq

@@ -1,0 +1,55 @@
+// The driver: one pass over the decoder layers, any number of output formats.
+#pragma once
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "visq/pipeline/calibrate.h"
+#include "visq/pipeline/plan.h"
+#include "visq/pipeline/solve.h"
+
+namespace visq {
+
+struct QuantizeOptions {
+  std::filesystem::path checkpoint;
+  std::vector<std::string> formats;  ///< preset names
+  std::filesystem::path out;         ///< one format: the directory itself; several: its parent
+  std::string layout = "auto";
+  KvCacheFormat kv_cache = KvCacheFormat::fp8;
+  std::vector<std::string> only, skip;            ///< globs over module names
+  std::optional<CalibrationOptions> calibration;  ///< empty: none
+  at::Device device = at::kCPU;
+  std::optional<at::ScalarType>
+      compute_dtype;  ///< of the calibration pass; empty: float32 on a CPU, the checkpoint's on a GPU
+  bool force = false, dry_run = false;
+  uint64_t max_shard_bytes = 5'000'000'000;
+};
+
+/// How one output came out.
+struct FormatResult {
+  std::string format, layout;
+  std::filesystem::path directory;
+  uint64_t source_bytes = 0, output_bytes = 0;
+  size_t linears = 0;
+  double seconds = 0;  ///< solving, packing and writing of this format
+  std::vector<GroupReport> groups;
+};
+
+struct QuantizeResult {
+  std::vector<FormatResult> formats;
+  int64_t samples = 0, samples_left_out = 0, text_tokens = 0, image_tokens = 0;
+  double calibration_seconds = 0, total_seconds = 0;
+  int64_t peak_resident = 0, peak_anonymous = 0;
+};
+
+/// The plans of a run; nothing is read but headers, nothing written.
+std::vector<Plan> make_plans(const Model& model, const QuantizeOptions& options);
+
+/// Plans, calibrates, quantizes, writes. On any error or interrupt nothing is left at the output paths.
+QuantizeResult quantize(const Model& model, const std::vector<Plan>& plans, const QuantizeOptions& options);
+
+/// visq_report.json of one output.
+Json report_json(const QuantizeResult& result, const FormatResult& format, const Model& model);
+
+}  // namespace visq

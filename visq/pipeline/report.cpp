@@ -1,0 +1,35 @@
+#include "visq/pipeline/quantize.h"
+
+namespace visq {
+
+Json report_json(const QuantizeResult& result, const FormatResult& format, const Model& model) {
+  Json report;
+  report["visq_version"] = VISQ_VERSION;
+  report["family"] = model.spec().family;
+  report["format"] = format.format;
+  report["layout"] = format.layout;
+  report["linears_quantized"] = format.linears;
+  report["source_bytes"] = format.source_bytes;
+  report["output_bytes"] = format.output_bytes;
+  report["calibration"] = {{"samples", result.samples},
+                           {"samples_left_out", result.samples_left_out},
+                           {"text_tokens", result.text_tokens},
+                           {"image_tokens", result.image_tokens}};
+  Json groups = Json::array();
+  for (const GroupReport& group : format.groups) {
+    Json entry = {{"layer", group.layer},
+                  {"group", nn::group_name(group.group)},
+                  {"solver", solver_name(group.solver)},
+                  {"text_tokens", group.text_tokens},
+                  {"image_tokens", group.image_tokens}};
+    if (group.alpha) entry["alpha"] = *group.alpha;
+    if (group.loss) entry["relative_output_error"] = *group.loss;
+    if (group.plain_loss) entry["relative_output_error_without_smoothing"] = *group.plain_loss;
+    if (!group.note.empty()) entry["note"] = group.note;
+    groups.push_back(std::move(entry));
+  }
+  report["groups"] = std::move(groups);
+  return report;
+}
+
+}  // namespace visq

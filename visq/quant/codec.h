@@ -1,0 +1,87 @@
+// Number formats and their codecs: floating point → codes and scales, and back.
+// On the CPU the kernels of quant/cpu/ run; on other devices ATen expressions that give the same bytes.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <optional>
+
+namespace visq {
+
+enum class Codec { fp8_e4m3, int8, int4, nvfp4 };
+const char* codec_name(Codec codec);
+
+inline constexpr float kFp8Max = 448.0f;
+inline constexpr float kNvfp4Max = 6.0f * 448.0f;
+inline constexpr int64_t kNvfp4Block = 16;
+
+/// A quantized matrix. real = code · scale (nvfp4: code · scale · scale_2).
+struct PackedTensor {
+  Codec codec = Codec::fp8_e4m3;
+  int64_t rows = 0, columns = 0;
+  int64_t block = 0;   ///< int4, nvfp4: columns that share a scale
+  at::Tensor codes;    ///< fp8: float8_e4m3fn [rows, columns]; int8: int8 [rows, columns];
+                       ///< int4: int8 [rows, columns], −8…7;
+                       ///< nvfp4: uint8 [rows, columns/2], even column in the low nibble
+  at::Tensor scale;    ///< fp8: f32 []; int8: f32 [rows]; int4: f32 [rows, columns/block];
+                       ///< nvfp4: float8_e4m3fn [rows, columns/16]
+  at::Tensor scale_2;  ///< nvfp4: f32 []
+};
+
+// Weights are f32, bf16 or f16 matrices [rows, columns]; everything is computed in f32. All functions here
+// throw Error on another type or shape, and the packing ones on a NaN or an infinity. An amax below the
+// smallest normal number, 2^-126, counts as that number, so that scales never underflow (spec/quantization.md
+// §5.7).
+
+/// Largest |w| of a tensor of any shape. @throws Error when `weight` holds a NaN or an infinity
+float absolute_maximum(const at::Tensor& weight);
+
+/// E4M3 with one scale amax/448; codes = nearest(w / scale) in one rounding (spec/quantization.md §5.1 names
+/// the double rounding that we do not repeat). A tensor of zeros gets scale 1.
+/// @param amax  largest |w| to represent, larger ones saturate; from `weight` when absent
+PackedTensor pack_fp8(const at::Tensor& weight, std::optional<float> amax = std::nullopt);
+
+/// One scale amax/127 per row, round half to even, clamped to [−128, 127] (spec/quantization.md §5.4). Zero
+/// rows: scale 1.
+/// @param scale_dtype  scales are rounded to this dtype (and kept in its positive range) before the codes are
+/// computed,
+///                     so that a layout may store it
+PackedTensor pack_int8(const at::Tensor& weight, at::ScalarType scale_dtype = at::kFloat);
+
+/// One scale amax/7 per block of a row, round half to even, clamped to [−8, 7] (spec/quantization.md §5.8).
+/// Zero blocks: scale 1.
+/// @throws Error when `block` does not divide the columns
+PackedTensor pack_int4(const at::Tensor& weight, int64_t block = 128,
+                       at::ScalarType scale_dtype = at::kFloat);
+
+/// E2M1 in blocks of 16 along the columns, an E4M3 scale per block, one fp32 scale amax/2688
+/// (spec/quantization.md §4.2, §5.5). Zero blocks: block scale 1. A tensor of zeros is packed as if amax
+/// were 1.
+/// @param amax  largest |w| to represent, larger ones saturate; from `weight` when absent
+/// @throws Error when 16 does not divide the columns
+PackedTensor pack_nvfp4(const at::Tensor& weight, std::optional<float> amax = std::nullopt);
+
+/// The real values. @param dtype  f32, bf16 or f16 (computed in f32, rounded once)
+at::Tensor dequantize(const PackedTensor& packed, at::ScalarType dtype = at::kFloat);
+
+/// int4 codes [rows, columns] → two output rows a byte, even row in the low nibble: uint8 [rows/2, columns]
+/// (ModelOpt), and back.
+at::Tensor int4_to_row_pairs(const at::Tensor& codes);
+at::Tensor int4_from_row_pairs(const at::Tensor& bytes);
+/// int4 codes → eight columns a little-endian word, offset by 8: int32 [rows, columns/8]
+/// (compressed-tensors), and back.
+at::Tensor int4_to_words(const at::Tensor& codes);
+at::Tensor int4_from_words(const at::Tensor& words);
+
+/// What an engine does to a linear's input: quantize and dequantize, same shape and dtype out. NaN stays NaN
+/// (nvfp4: the whole block), infinities saturate. Without ModelOpt's floor of 1e-5 under nvfp4 block scales,
+/// which engines do not have (spec/quantization.md §12, Q5).
+/// @param x      [..., columns]
+/// @param scale  real = code · scale; fp8: amax/448, int8: amax/127, nvfp4: amax/2688 (block scales are
+/// computed per call)
+/// @throws Error when `scale` is not positive, or 16 does not divide the columns (nvfp4)
+at::Tensor simulate_fp8(const at::Tensor& x, float scale);
+at::Tensor simulate_int8(const at::Tensor& x, float scale);
+at::Tensor simulate_nvfp4(const at::Tensor& x, float scale);
+
+}  // namespace visq

@@ -1,0 +1,166 @@
+// The codecs as ATen expressions, for any device. Two traps shape the code. On GPUs ATen divides by a host
+// scalar through its reciprocal, so every divisor here is a tensor on the device; and casts to E4M3 overflow
+// to NaN in some releases, so values are clamped first.
+#include <ATen/ATen.h>
+
+#include <optional>
+#include <vector>
+
+#include "visq/quant/codec_backend.h"
+
+namespace visq {
+namespace {
+
+at::Tensor constant(const at::Tensor& like, double value) {
+  return at::full({1}, value, like.options().dtype(at::kFloat));
+}
+
+/// [..., columns] → f32 [..., columns / block, block].
+at::Tensor in_blocks(const at::Tensor& x, int64_t block) {
+  std::vector<int64_t> shape = x.sizes().vec();
+  shape.back() /= block;
+  shape.push_back(block);
+  return x.to(at::kFloat).view(shape);
+}
+
+at::Tensor fp8_codes(const at::Tensor& v) { return v.clamp(-448.0, 448.0).to(at::kFloat8_e4m3fn); }
+
+float absolute_maximum(const at::Tensor& x) {
+  if (x.numel() == 0) return 0.0f;
+  return x.abs().amax().to(at::kFloat).item<float>();
+}
+
+at::Tensor encode_fp8(const at::Tensor& weight, float scale) {
+  return fp8_codes(weight.to(at::kFloat) / constant(weight, scale));
+}
+
+EncodedMatrix encode_int(const at::Tensor& weight, int64_t block, int code_max, at::ScalarType scale_dtype) {
+  const at::Tensor blocks = in_blocks(weight, block);  // [rows, blocks, block]
+  const at::Tensor amax = blocks.abs().amax(-1);       // [rows, blocks]
+  const ScaleRange range = scale_range(scale_dtype);
+  const at::Tensor exact = amax.clamp_min(kSmallestAmax) / constant(weight, code_max);
+  const at::Tensor stored = exact.clamp(range.smallest, range.largest).to(scale_dtype).to(at::kFloat);
+  const at::Tensor scale = at::where(amax == 0, constant(weight, 1.0), stored);
+  const at::Tensor codes =
+      (blocks / scale.unsqueeze(-1)).round().clamp(-code_max - 1, code_max).to(at::kChar);
+  return {codes.view(weight.sizes()), scale, at::isfinite(amax).all().item<bool>()};
+}
+
+/// Block scales: E4M3, the shape of `amax` (spec/quantization.md §4.2).
+at::Tensor nvfp4_scales(const at::Tensor& amax, float scale_2) {
+  const at::Tensor t = amax / constant(amax, 6.0f * scale_2);
+  return at::where(t == 0, constant(amax, 1.0), t).clamp(0x1p-9, 448.0).to(at::kFloat8_e4m3fn);
+}
+
+/// Codes 0…15, one a byte, the shape of `v` (spec/quantization.md §1.2).
+at::Tensor fp4_codes(const at::Tensor& v) {
+  static const std::vector<float> bounds = {0.25f, 0.75f, 1.25f, 1.75f, 2.5f, 3.5f, 5.0f};
+  const at::Tensor magnitude = v.abs();
+  const at::Tensor below = at::bucketize(magnitude, at::tensor(bounds).to(v.device()), /*out_int32=*/true);
+  const at::Tensor tie_up = (magnitude == 0.75) | (magnitude == 1.75) | (magnitude == 3.5);
+  return (below + tie_up.to(at::kInt) + (v < 0).to(at::kInt) * 8).to(at::kByte);
+}
+
+at::Tensor fp4_values(const at::Tensor& codes) {
+  static const std::vector<float> values = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0f,  4.0f,  6.0f,
+                                            -0.0f, -0.5f, -1.0f, -1.5f, -2.0f, -3.0f, -4.0f, -6.0f};
+  return at::tensor(values).to(codes.device()).index({codes.to(at::kLong)});
+}
+
+EncodedMatrix encode_nvfp4(const at::Tensor& weight, float scale_2) {
+  const at::Tensor blocks = in_blocks(weight, 16);
+  const at::Tensor scale = nvfp4_scales(blocks.abs().amax(-1), scale_2);  // [rows, columns / 16]
+  const at::Tensor divisor = scale.to(at::kFloat) * constant(weight, scale_2);
+  const at::Tensor codes = fp4_codes(blocks / divisor.unsqueeze(-1)).view(weight.sizes());
+  const at::Tensor even = codes.slice(1, 0, std::nullopt, 2), odd = codes.slice(1, 1, std::nullopt, 2);
+  return {even.bitwise_or(odd * 16), scale};
+}
+
+at::Tensor decode_fp8(const at::Tensor& codes, const at::Tensor& scale, at::ScalarType dtype) {
+  return (codes.to(at::kFloat) * scale).to(dtype);
+}
+
+at::Tensor decode_int(const at::Tensor& codes, const at::Tensor& scale, at::ScalarType dtype) {
+  const int64_t rows = codes.size(0), blocks = scale.numel() / rows;
+  const at::Tensor values = in_blocks(codes, codes.size(1) / blocks) * scale.view({rows, blocks, 1});
+  return values.view(codes.sizes()).to(dtype);
+}
+
+at::Tensor decode_nvfp4(const at::Tensor& codes, const at::Tensor& scale, const at::Tensor& scale_2,
+                        at::ScalarType dtype) {
+  const at::Tensor nibbles = at::stack({codes.bitwise_and(15), codes.bitwise_right_shift(4)}, -1);
+  const at::Tensor blocks = fp4_values(nibbles).view({codes.size(0), -1, 16});
+  const at::Tensor factor = (scale.to(at::kFloat) * scale_2).unsqueeze(-1);
+  return (blocks * factor).view({codes.size(0), -1}).to(dtype);
+}
+
+at::Tensor simulate_fp8(const at::Tensor& x, float scale) {
+  const at::Tensor step = constant(x, scale);
+  return (fp8_codes(x.to(at::kFloat) / step).to(at::kFloat) * step).to(x.scalar_type());
+}
+
+at::Tensor simulate_int8(const at::Tensor& x, float scale) {
+  const at::Tensor step = constant(x, scale);
+  // Adding 0 makes −0 positive, as an integer code is.
+  const at::Tensor code = (x.to(at::kFloat) / step).round().clamp(-128.0, 127.0) + constant(x, 0.0);
+  return (code * step).to(x.scalar_type());
+}
+
+at::Tensor simulate_nvfp4(const at::Tensor& x, float scale) {
+  const at::Tensor blocks = in_blocks(x, 16);
+  const at::Tensor block_scale = nvfp4_scales(blocks.abs().amax(-1), scale).to(at::kFloat);
+  const at::Tensor divisor = (block_scale * constant(x, scale)).unsqueeze(-1);
+  return (fp4_values(fp4_codes(blocks / divisor)) * divisor).view(x.sizes()).to(x.scalar_type());
+}
+
+at::Tensor int4_to_row_pairs(const at::Tensor& codes) {
+  const at::Tensor nibbles = codes.bitwise_and(15).to(at::kByte);
+  const at::Tensor even = nibbles.slice(0, 0, std::nullopt, 2), odd = nibbles.slice(0, 1, std::nullopt, 2);
+  return even.bitwise_or(odd * 16);
+}
+
+at::Tensor signed_nibble(const at::Tensor& nibble) { return (nibble.bitwise_xor(8).to(at::kChar) - 8); }
+
+at::Tensor int4_from_row_pairs(const at::Tensor& bytes) {
+  const at::Tensor nibbles = at::stack({bytes.bitwise_and(15), bytes.bitwise_right_shift(4)}, 1);
+  return signed_nibble(nibbles).view({2 * bytes.size(0), bytes.size(1)});
+}
+
+at::Tensor nibble_shifts(const at::Tensor& like) {
+  return at::arange(0, 32, 4, like.options().dtype(at::kLong));
+}
+
+at::Tensor int4_to_words(const at::Tensor& codes) {
+  const at::Tensor nibbles = (codes.to(at::kLong) + 8).view({codes.size(0), -1, 8});
+  return nibbles.bitwise_left_shift(nibble_shifts(codes)).sum(-1).to(at::kInt);  // wraps to the word's bits
+}
+
+at::Tensor int4_from_words(const at::Tensor& words) {
+  const at::Tensor nibbles =
+      words.to(at::kLong).unsqueeze(-1).bitwise_right_shift(nibble_shifts(words)).bitwise_and(15);
+  return (nibbles - 8).to(at::kChar).view({words.size(0), -1});
+}
+
+}  // namespace
+
+const CodecBackend& aten_codecs() {
+  static constexpr CodecBackend backend = {
+      .absolute_maximum = absolute_maximum,
+      .encode_fp8 = encode_fp8,
+      .encode_int = encode_int,
+      .encode_nvfp4 = encode_nvfp4,
+      .decode_fp8 = decode_fp8,
+      .decode_int = decode_int,
+      .decode_nvfp4 = decode_nvfp4,
+      .simulate_fp8 = simulate_fp8,
+      .simulate_int8 = simulate_int8,
+      .simulate_nvfp4 = simulate_nvfp4,
+      .int4_to_row_pairs = int4_to_row_pairs,
+      .int4_from_row_pairs = int4_from_row_pairs,
+      .int4_to_words = int4_to_words,
+      .int4_from_words = int4_from_words,
+  };
+  return backend;
+}
+
+}  // namespace visq

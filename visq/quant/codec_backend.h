@@ -1,0 +1,80 @@
+// What a device must be able to do for the codecs: the kernels behind quant/codec.h. The CPU's are
+// quant/cpu/codec_cpu.cpp, every other device's are the ATen expressions of quant/codec_aten.cpp (which also
+// run on the CPU); equal inputs give equal bytes. Arguments have been checked by codec.cpp: contiguous, f32,
+// bf16 or f16, shapes that divide.
+#pragma once
+#include <ATen/core/Tensor.h>
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+
+namespace visq {
+
+struct EncodedMatrix {
+  at::Tensor codes, scale;
+  bool finite = true;  ///< false: the weight holds a NaN or an infinity, and codes and scale mean nothing
+};
+
+struct CodecBackend {
+  /// Largest |x|; 0 when `x` is empty; a NaN or an infinity when `x` holds one.
+  float (*absolute_maximum)(const at::Tensor& x);
+
+  at::Tensor (*encode_fp8)(const at::Tensor& weight, float scale);
+  /// @param code_max  127 or 7: codes are clamped to [−code_max − 1, code_max]; scale: f32 [rows, columns /
+  /// block]
+  EncodedMatrix (*encode_int)(const at::Tensor& weight, int64_t block, int code_max,
+                              at::ScalarType scale_dtype);
+  EncodedMatrix (*encode_nvfp4)(const at::Tensor& weight, float scale_2);
+
+  at::Tensor (*decode_fp8)(const at::Tensor& codes, const at::Tensor& scale, at::ScalarType dtype);
+  /// @param scale  f32 [rows] or [rows, blocks]
+  at::Tensor (*decode_int)(const at::Tensor& codes, const at::Tensor& scale, at::ScalarType dtype);
+  at::Tensor (*decode_nvfp4)(const at::Tensor& codes, const at::Tensor& scale, const at::Tensor& scale_2,
+                             at::ScalarType dtype);
+
+  at::Tensor (*simulate_fp8)(const at::Tensor& x, float scale);
+  at::Tensor (*simulate_int8)(const at::Tensor& x, float scale);
+  at::Tensor (*simulate_nvfp4)(const at::Tensor& x, float scale);
+
+  at::Tensor (*int4_to_row_pairs)(const at::Tensor& codes);
+  at::Tensor (*int4_from_row_pairs)(const at::Tensor& bytes);
+  at::Tensor (*int4_to_words)(const at::Tensor& codes);
+  at::Tensor (*int4_from_words)(const at::Tensor& words);
+};
+
+const CodecBackend& cpu_codecs();
+const CodecBackend& aten_codecs();
+
+/// An amax below this counts as this, so that no scale underflows to zero (ModelOpt: `export_amax`,
+/// spec/quantization.md §5.7). The smallest normal number, 2^-126.
+inline constexpr float kSmallestAmax = std::numeric_limits<float>::min();
+
+/// The positive numbers of a dtype that a scale may be stored in.
+struct ScaleRange {
+  float smallest, largest;
+};
+inline ScaleRange scale_range(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kHalf:
+      return {0x1p-24f, 65504.0f};
+    case at::kBFloat16:
+      return {0x1p-133f, 0x1.FEp+127f};
+    default:
+      return {std::numeric_limits<float>::denorm_min(), std::numeric_limits<float>::max()};
+  }
+}
+
+/// amax / code_max, rounded to a value of `dtype`; 1 when amax is 0.
+inline float scale_for(float amax, float code_max, at::ScalarType dtype) {
+  if (amax == 0.0f) return 1.0f;
+  const ScaleRange range = scale_range(dtype);
+  const float scale = std::clamp(std::max(amax, kSmallestAmax) / code_max, range.smallest, range.largest);
+  if (dtype == at::kHalf) return c10::Half(scale);
+  if (dtype == at::kBFloat16) return c10::BFloat16(scale);
+  return scale;
+}
+
+}  // namespace visq

@@ -1,0 +1,33 @@
+// The codecs on runs of numbers, with the widest vectors that the CPU has. `dtype` is f32, bf16 or f16 and
+// says what the void pointer points to; pointers need no alignment. Any length, except where a block size is
+// named.
+#pragma once
+#include <c10/core/ScalarType.h>
+
+#include <cstdint>
+
+namespace visq::kernels {
+
+/// Largest |x|; a NaN or an infinity when there is one among them; 0 for n = 0.
+float absolute_maximum(const void* x, at::ScalarType dtype, int64_t n);
+
+void encode_fp8(const void* x, at::ScalarType dtype, int64_t n, float scale, uint8_t* codes);
+/// @return the absolute maximum of the row, which tells whether it is finite
+float encode_int_row(const void* x, at::ScalarType dtype, int64_t columns, int64_t block, int code_max,
+                     at::ScalarType scale_dtype, float* scales, int8_t* codes);
+/// @param n  multiple of 16: writes n/2 bytes of codes and n/16 scales
+void encode_nvfp4(const void* x, at::ScalarType dtype, int64_t n, float scale_2, uint8_t* codes,
+                  uint8_t* scales);
+
+void decode_fp8(const uint8_t* codes, int64_t n, float scale, at::ScalarType dtype, void* x);
+void decode_int(const int8_t* codes, int64_t n, float scale, at::ScalarType dtype, void* x);
+/// @param n  values, a multiple of 16
+void decode_nvfp4(const uint8_t* codes, const uint8_t* scales, int64_t n, float scale_2, at::ScalarType dtype,
+                  void* x);
+
+void simulate_fp8(const void* x, at::ScalarType dtype, int64_t n, float scale, void* y);
+void simulate_int8(const void* x, at::ScalarType dtype, int64_t n, float scale, void* y);
+/// @param n  multiple of 16
+void simulate_nvfp4(const void* x, at::ScalarType dtype, int64_t n, float scale, void* y);
+
+}  // namespace visq::kernels

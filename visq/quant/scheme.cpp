@@ -1,0 +1,124 @@
+#include "visq/quant/scheme.h"
+
+#include "visq/core/error.h"
+
+namespace visq {
+
+const char* input_format_name(InputFormat format) {
+  switch (format) {
+    case InputFormat::fp8:
+      return "fp8_e4m3";
+    case InputFormat::int8:
+      return "int8";
+    case InputFormat::nvfp4:
+      return "nvfp4";
+    case InputFormat::none:
+      break;
+  }
+  return "none";
+}
+
+const char* solver_name(Solver solver) {
+  switch (solver) {
+    case Solver::smoothquant:
+      return "smoothquant";
+    case Solver::awq:
+      return "awq";
+    case Solver::max:
+      break;
+  }
+  return "max";
+}
+
+double Scheme::bits_per_weight() const {
+  switch (weight) {
+    case Codec::int4:
+      return 4 + 16.0 / static_cast<double>(block);
+    case Codec::nvfp4:
+      return 4 + 8.0 / static_cast<double>(block);
+    case Codec::fp8_e4m3:
+    case Codec::int8:
+      break;
+  }
+  return 8;
+}
+
+const std::vector<Preset>& presets() {
+  static const std::vector<Preset> all = {
+      {"fp8",
+       {.weight = Codec::fp8_e4m3, .input = InputFormat::fp8},
+       "FP8 E4M3, one scale a matrix",
+       "FP8 E4M3, static",
+       "near-lossless; Hopper, Ada, Blackwell, MI300"},
+      {"int8_sq",
+       {.weight = Codec::int8, .input = InputFormat::int8, .solver = Solver::smoothquant},
+       "INT8, one scale a row",
+       "INT8, static",
+       "8 bits on GPUs without FP8 (Turing, Ampere)"},
+      {"int4_awq",
+       {.weight = Codec::int4, .block = 128, .solver = Solver::awq},
+       "INT4, blocks of 128",
+       "as is",
+       "smallest on any GPU; low-batch serving"},
+      {"w4a8_awq",
+       {.weight = Codec::int4,
+        .block = 128,
+        .fp8_second_stage = true,
+        .input = InputFormat::fp8,
+        .solver = Solver::awq},
+       "INT4, blocks of 128, then FP8",
+       "FP8 E4M3, static",
+       "small and fast at large batch; Hopper, Ada"},
+      {"nvfp4",
+       {.weight = Codec::nvfp4, .block = kNvfp4Block, .input = InputFormat::nvfp4},
+       "FP4 E2M1, blocks of 16",
+       "FP4 E2M1, blocks of 16",
+       "fastest on Blackwell"},
+  };
+  return all;
+}
+
+const Preset& find_preset(const std::string& name) {
+  std::string known;
+  for (const Preset& preset : presets()) {
+    if (preset.name == name) return preset;
+    known += (known.empty() ? "" : ", ") + preset.name;
+  }
+  fail("--format {}: no such format; choose from {}", name, known);
+}
+
+const Preset& preset_of(const Scheme& scheme) {
+  for (const Preset& preset : presets())
+    if (preset.scheme == scheme) return preset;
+  fail("no preset has weights {} and inputs {}", codec_name(scheme.weight), input_format_name(scheme.input));
+}
+
+float input_format_max(InputFormat format) {
+  switch (format) {
+    case InputFormat::fp8:
+      return kFp8Max;
+    case InputFormat::int8:
+      return 127;
+    case InputFormat::nvfp4:
+      return kNvfp4Max;
+    case InputFormat::none:
+      break;
+  }
+  return 1;
+}
+
+at::Tensor simulate_input(InputFormat format, const at::Tensor& x, float scale) {
+  switch (format) {
+    case InputFormat::fp8:
+      return simulate_fp8(x, scale);
+    case InputFormat::int8:
+      return simulate_int8(x, scale);
+    case InputFormat::nvfp4:
+      return simulate_nvfp4(x, scale);
+    case InputFormat::none:
+      break;
+  }
+  return x;
+}
+
+}  // namespace visq

@@ -1,0 +1,53 @@
+// Which number formats a linear gets, and how its scales are found; presets are schemes with the names users
+// know.
+#pragma once
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "visq/quant/codec.h"
+
+namespace visq {
+
+/// Number format of a linear's input; scales of all three are per tensor and calibrated.
+enum class InputFormat { none, fp8, int8, nvfp4 };
+enum class Solver { max, smoothquant, awq };
+enum class KvCacheFormat { none, fp8 };
+
+const char* input_format_name(InputFormat format);
+const char* solver_name(Solver solver);
+
+struct Scheme {
+  Codec weight = Codec::fp8_e4m3;
+  int64_t block = 0;              ///< int4, nvfp4: columns that share a scale
+  bool fp8_second_stage = false;  ///< W4A8: the int4 values are rounded to E4M3 again before the product
+  InputFormat input = InputFormat::none;
+  Solver solver = Solver::max;
+  bool operator==(const Scheme&) const = default;
+
+  bool needs_gram() const { return solver == Solver::awq; }
+  bool needs_calibration() const { return input != InputFormat::none || solver != Solver::max; }
+  /// Bits a weight takes on disk, scales included.
+  double bits_per_weight() const;
+};
+
+/// A scheme with its name (the column "preset" of spec/quantization.md §4).
+struct Preset {
+  std::string name;
+  Scheme scheme;
+  std::string weight, input;  ///< for people: "INT4, blocks of 128", "as is"
+  std::string serves;         ///< when to choose it, in a few words
+};
+
+const std::vector<Preset>& presets();
+/// @throws Error listing the presets when there is none of that name
+const Preset& find_preset(const std::string& name);
+/// The preset whose scheme this is; checkpoints name schemes by it. @throws Error when there is none
+const Preset& preset_of(const Scheme& scheme);
+
+/// Greatest input of a linear under `format` when its input scale is 1 (448, 127, 2688).
+float input_format_max(InputFormat format);
+/// What an engine does to a linear's input. @param scale  amax / input_format_max(format)
+at::Tensor simulate_input(InputFormat format, const at::Tensor& x, float scale);
+
+}  // namespace visq

@@ -1,0 +1,56 @@
+// Solvers turn weights and statistics into smoothing scales. Pure functions: no files, no model, no state.
+//
+// Convention: s is a scale per input channel; the weight becomes W·diag(s), the input x/s. What produces the
+// input absorbs 1/s, so the function of the model stays as it was.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <vector>
+
+namespace visq {
+
+/// Input channels of o_proj that must share a scale, because the value row that absorbs it serves several
+/// query heads: channel (kv_head, query, dim) gets the scale of (kv_head, dim).
+struct SharedHeads {
+  int64_t kv_heads = 1, queries_per_kv = 1, head_dim = 1;
+  at::Tensor mean(const at::Tensor& channels) const;  ///< [in] → [in], each the mean of those it shares with
+  at::Tensor max(const at::Tensor& channels) const;   ///< [in] → [in]
+  at::Tensor one_each(const at::Tensor& channels) const;  ///< [in] → [kv_heads · head_dim]: the shared values
+};
+
+/// The output error of a linear whose weight is off by D, summed over the tokens of G = Σ x xᵀ: tr(D G Dᵀ) =
+/// Σ ‖D x‖².
+/// @param difference  f32 [out, in];  @param gram  f32 [in, in]
+double gram_loss(const at::Tensor& difference, const at::Tensor& gram);
+
+/// SmoothQuant: s = clamp(a^α / w^(1−α), 1e-4, 1e4) (spec/quantization.md §6.2, where σ = 1/s).
+/// @param input_max   f32 [in]: largest |x| per channel
+/// @param weight_max  f32 [in]: largest |W| per column, over all linears of the group
+at::Tensor smoothquant_scale(const at::Tensor& input_max, const at::Tensor& weight_max, double alpha);
+
+struct AwqDecision {
+  at::Tensor scale;  ///< f32 [in]
+  double alpha = 0;
+  std::vector<double> losses;  ///< per α of awq_alphas(), summed over the group's linears
+  double plain_loss = 0;       ///< without smoothing
+};
+
+/// 0, 0.1, …, 1 as float32 values (spec/quantization.md §6.3).
+const std::vector<double>& awq_alphas();
+
+/// AWQ with one scale for all linears that read the same input, searched over α by the exact output error
+/// Σ tr(D G Dᵀ), D = Q(W·s)/s − W.
+/// @param weights    the group's linears, each f32 [out, in]
+/// @param magnitude  f32 [in]: mean |x|
+/// @param gram       f32 [in, in]
+/// @param block      columns that share a weight scale
+/// @param fake_quantize  W·s → its quantized values, f32 [out, in]
+AwqDecision solve_awq(const std::vector<at::Tensor>& weights, const at::Tensor& magnitude,
+                      const at::Tensor& gram, int64_t block,
+                      const std::function<at::Tensor(const at::Tensor&)>& fake_quantize,
+                      const std::optional<SharedHeads>& shared = std::nullopt);
+
+}  // namespace visq

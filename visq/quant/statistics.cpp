@@ -1,0 +1,67 @@
+#include "visq/quant/statistics.h"
+
+#include <ATen/ATen.h>
+
+#include "visq/core/error.h"
+
+namespace visq {
+namespace {
+
+// Either may be undefined: a modality that has not occurred.
+at::Tensor sum_of(const at::Tensor& a, const at::Tensor& b) {
+  if (!a.defined()) return b;
+  return b.defined() ? a + b : a;
+}
+
+}  // namespace
+
+void TokenStatistics::add(const at::Tensor& x, bool with_gram) {
+  if (x.size(0) == 0) return;
+  const at::Tensor rows = x.to(at::kFloat);
+  const at::Tensor magnitude = rows.abs();
+  TokenStatistics batch;
+  batch.tokens = x.size(0);
+  batch.abs_max = magnitude.amax(0);
+  batch.abs_sum = magnitude.sum(0, /*keepdim=*/false, at::kDouble);
+  if (with_gram) {
+    if (gram.defined())
+      gram.addmm_(rows.t(), rows);  // in place: a second matrix of this size would double the peak
+    else
+      batch.gram = at::mm(rows.t(), rows);
+  }
+  merge(batch);
+}
+
+void TokenStatistics::merge(const TokenStatistics& other) {
+  if (other.tokens == 0) return;
+  abs_max = abs_max.defined() ? at::maximum(abs_max, other.abs_max) : other.abs_max;
+  abs_sum = sum_of(abs_sum, other.abs_sum);
+  gram = sum_of(gram, other.gram);
+  tokens += other.tokens;
+}
+
+void Statistics::add(const at::Tensor& x, const at::Tensor& text_rows, const at::Tensor& image_rows) {
+  const bool mixed = text_rows.size(0) > 0 && image_rows.size(0) > 0;
+  if (text_rows.size(0) > 0) text_.add(mixed ? x.index_select(0, text_rows) : x, with_gram_);
+  if (image_rows.size(0) > 0) image_.add(mixed ? x.index_select(0, image_rows) : x, with_gram_);
+}
+
+void Statistics::merge(const Statistics& other) {
+  text_.merge(other.text_);
+  image_.merge(other.image_);
+}
+
+at::Tensor Statistics::abs_max() const {
+  if (tokens() == 0) fail("calibration saw no tokens");
+  if (!text_.abs_max.defined()) return image_.abs_max;
+  return image_.abs_max.defined() ? at::maximum(text_.abs_max, image_.abs_max) : text_.abs_max;
+}
+
+at::Tensor Statistics::mean_magnitude() const {
+  if (tokens() == 0) fail("calibration saw no tokens");
+  return (sum_of(text_.abs_sum, image_.abs_sum) / static_cast<double>(tokens())).to(at::kFloat);
+}
+
+at::Tensor Statistics::gram() const { return sum_of(text_.gram, image_.gram); }
+
+}  // namespace visq
