@@ -11,7 +11,7 @@ namespace {
 
 struct Arguments {
   std::vector<std::string> checkpoints;
-  std::string data, against;
+  std::string data, against, costs;
   int64_t samples = 0, max_new_tokens = 64, show = 0;
   bool json = false;
   ComputeOptions compute;
@@ -32,18 +32,38 @@ Row evaluate(const std::string& directory, const Runner& runner, const Evaluatio
           runner.checkpoint().total_bytes(), evaluation.score(runner)};
 }
 
-void print_table(const std::vector<Row>& rows) {
-  std::vector<std::vector<std::string>> table = {{"checkpoint", "format", "size", "accuracy", "perplexity"}};
+// What `quantize --json` said of a format; null when it said nothing.
+Json cost_of(const Json& costs, const std::string& format) {
+  if (costs.is_object() && costs.contains("formats"))
+    for (const Json& entry : costs.at("formats"))
+      if (entry.value("format", "") == format) return entry;
+  return nullptr;
+}
+
+void print_table(const std::vector<Row>& rows, const Json& costs) {
+  std::vector<std::vector<std::string>> table = {{"format", "size", "smaller", "accuracy", "perplexity"}};
   const bool compared = rows.back().score.mean_kl.has_value();
   if (compared) table[0].insert(table[0].end(), {"mean KL", "same top token"});
+  if (!costs.is_null()) table[0].insert(table[0].end(), {"time", "peak memory"});
   for (const Row& row : rows) {
-    table.push_back({row.name, row.format, human_bytes(row.bytes), percent(row.score.accuracy.rate()),
-                     fmt::format("{:.4f}", row.score.perplexity)});
-    if (!compared) continue;
-    table.back().push_back(row.score.mean_kl ? fmt::format("{:.6f}", *row.score.mean_kl) : "–");
-    table.back().push_back(row.score.top1_agreement ? percent(*row.score.top1_agreement) : "–");
+    table.push_back(
+        {row.format, human_bytes(row.bytes),
+         fmt::format("{:.2f}×", static_cast<double>(rows.front().bytes) / static_cast<double>(row.bytes)),
+         percent(row.score.accuracy.rate()), fmt::format("{:.4f}", row.score.perplexity)});
+    if (compared) {
+      table.back().push_back(row.score.mean_kl ? fmt::format("{:.6f}", *row.score.mean_kl) : "–");
+      table.back().push_back(row.score.top1_agreement ? percent(*row.score.top1_agreement) : "–");
+    }
+    if (costs.is_null()) continue;
+    const Json cost = cost_of(costs, row.format);
+    table.back().push_back(cost.is_null() ? "–" : fmt::format("{:.2f} s", cost.value("seconds", 0.0)));
+    table.back().push_back(cost.is_null() ? "–"
+                                          : human_bytes(costs.value("peak_resident_bytes", uint64_t{0})));
   }
-  fmt::print("{}", format_table(table, {2, 3, 4, 5, 6}));
+  fmt::print("{}", format_table(table, {1, 2, 3, 4, 5, 6, 7, 8}));
+  if (!costs.is_null())
+    fmt::print("  and {:.1f} s of calibration, once for all formats\n",
+               costs.value("calibration", Json::object()).value("seconds", 0.0));
 
   std::vector<std::vector<std::string>> categories = {{"accuracy by category"}};
   for (const Row& row : rows) categories[0].push_back(row.format);
@@ -104,7 +124,7 @@ void run(const Arguments& arguments) {
     fmt::print("{}\n", json.dump(2));
     return;
   }
-  print_table(rows);
+  print_table(rows, arguments.costs.empty() ? Json(nullptr) : read_json(arguments.costs));
   show_samples(rows, evaluation, arguments.show);
 }
 
@@ -122,6 +142,8 @@ void add_eval_command(CLI::App& app) {
       ->required();
   command->add_option("--against", arguments->against,
                       "the original checkpoint: adds KL divergence and top-1 agreement");
+  command->add_option("--costs", arguments->costs,
+                      "what `visq quantize --json` printed: adds its time and memory to the table");
   command->add_option("--samples", arguments->samples, "most questions to use; 0: all")
       ->check(CLI::NonNegativeNumber);
   command->add_option("--max-new-tokens", arguments->max_new_tokens, "longest answer")

@@ -1,5 +1,6 @@
 // visq: command line. Results on stdout, everything else on stderr.
 // Exit codes: 0 done; 1 a check found violations, or an internal error; 2 bad input; 130 interrupted.
+#include <c10/core/InferenceMode.h>
 #include <c10/util/Exception.h>
 
 #include <new>
@@ -51,6 +52,7 @@ int run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   visq::catch_interrupts();
+  const c10::InferenceMode no_gradients;
   try {
     return run(argc, argv);
   } catch (const visq::Error& e) {

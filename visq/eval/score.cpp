@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cmath>
+#include <numeric>
 
 #include "visq/core/error.h"
 #include "visq/core/log.h"
@@ -10,8 +11,8 @@
 namespace visq {
 namespace {
 
-constexpr size_t kChunkTokens = 8192;                // prompts that go through the model together
-constexpr int64_t kReferenceCacheBytes = 512 << 20;  // beyond, the reference runs again for every checkpoint
+constexpr size_t kChunkTokens = 8192;               // prompts that go through the model together
+constexpr size_t kReferenceCacheBytes = 512 << 20;  // beyond, the reference runs again for every checkpoint
 
 std::string trimmed(const std::string& text) {
   const char* kSpace = " \t\r\n";
@@ -19,24 +20,28 @@ std::string trimmed(const std::string& text) {
   return begin == std::string::npos ? "" : text.substr(begin, text.find_last_not_of(kSpace) - begin + 1);
 }
 
-// Samples in order, cut where a chunk would exceed kChunkTokens.
+// Calls `body(members, encoded)` for the samples of `which` in order, cut where a chunk would exceed
+// kChunkTokens.
 template <typename Body>
-void for_each_chunk(const Model& model, const std::vector<Sample>& samples, bool with_answer, Body&& body) {
+void for_each_chunk(const Model& model, const std::vector<Sample>& samples, const std::vector<size_t>& which,
+                    bool with_answer, Body&& body) {
+  std::vector<size_t> members;
   std::vector<EncodedSample> chunk;
-  size_t tokens = 0, begin = 0;
-  for (size_t i = 0; i < samples.size(); ++i) {
+  size_t tokens = 0;
+  for (const size_t i : which) {
     check_interrupt();
     EncodedSample encoded = model.encode(samples[i], with_answer);
     if (!chunk.empty() && tokens + encoded.ids.size() > kChunkTokens) {
-      body(begin, std::as_const(chunk));
-      begin = i;
+      body(std::as_const(members), std::as_const(chunk));
+      members.clear();
       chunk.clear();
       tokens = 0;
     }
     tokens += encoded.ids.size();
+    members.push_back(i);
     chunk.push_back(std::move(encoded));
   }
-  if (!chunk.empty()) body(begin, std::as_const(chunk));
+  if (!chunk.empty()) body(std::as_const(members), std::as_const(chunk));
 }
 
 struct Predictions {
@@ -73,51 +78,53 @@ void Evaluation::set_reference(const Runner& runner) {
   reference_cache_.clear();
 }
 
-void Evaluation::answer(const Runner& runner, Score& score) const {
-  Progress progress("answering", static_cast<int64_t>(samples_.size()));
-  for_each_chunk(runner.model(), samples_, false, [&](size_t begin, const std::vector<EncodedSample>& chunk) {
-    const std::vector<std::string> answers = runner.generate(chunk, max_new_tokens_);
-    for (size_t i = 0; i < answers.size(); ++i) {
-      const Sample& sample = samples_[begin + i];
-      const bool correct = trimmed(answers[i]) == trimmed(*sample.answer);
-      for (Accuracy* accuracy : {&score.accuracy, &score.per_category[sample.category]}) {
-        accuracy->correct += correct;
-        ++accuracy->total;
-      }
-      score.answers.push_back(trimmed(answers[i]));
-    }
-    progress.advance(static_cast<int64_t>(begin + chunk.size()));
-  });
-}
-
-void Evaluation::compare(const Runner& runner, Score& score) const {
+// Scores the reference answers. Where every token of the reference is also the most likely one, greedy
+// decoding gives the reference; the other samples are `undecided`.
+void Evaluation::compare(const Runner& runner, Score& score, std::vector<size_t>& undecided) const {
   double negative_log_likelihood = 0, divergence = 0;
   int64_t agreed = 0;
   size_t chunk_index = 0;
-  for_each_chunk(runner.model(), samples_, true, [&](size_t, const std::vector<EncodedSample>& chunk) {
-    const Predictions here = predict(runner, chunk);
-    score.answer_tokens += here.targets.size(0);
-    const at::Tensor likelihood = here.log_probabilities.gather(1, here.targets.unsqueeze(1));
-    negative_log_likelihood -= likelihood.sum(at::kDouble).item<double>();
-    if (reference_ == nullptr) return;
-    at::Tensor theirs;
-    if (chunk_index < reference_cache_.size()) {
-      theirs = reference_cache_[chunk_index];
-    } else {
-      const Predictions predictions = predict(*reference_, chunk);
-      theirs = predictions.log_probabilities;
-      int64_t cached = theirs.nbytes();
-      for (const at::Tensor& tensor : reference_cache_) cached += tensor.nbytes();
-      if (chunk_index == reference_cache_.size() && cached <= kReferenceCacheBytes)
-        reference_cache_.push_back(theirs);
-    }
-    if (theirs.sizes() != here.log_probabilities.sizes())
-      fail("the two checkpoints have unlike vocabularies ({} and {} tokens), so they cannot be compared",
-           here.log_probabilities.size(1), theirs.size(1));
-    ++chunk_index;
-    divergence += (theirs.exp() * (theirs - here.log_probabilities)).sum(1).sum(at::kDouble).item<double>();
-    agreed += theirs.argmax(1).eq(here.log_probabilities.argmax(1)).sum().item<int64_t>();
-  });
+  std::vector<size_t> all(samples_.size());
+  std::iota(all.begin(), all.end(), size_t{0});
+  Progress progress("scoring", static_cast<int64_t>(all.size()));
+  for_each_chunk(
+      runner.model(), samples_, all, true,
+      [&](const std::vector<size_t>& members, const std::vector<EncodedSample>& chunk) {
+        const Predictions here = predict(runner, chunk);
+        const at::Tensor best = here.log_probabilities.argmax(1);
+        const at::Tensor hits = best.eq(here.targets).to(at::kCPU);
+        int64_t row = 0;
+        for (size_t i = 0; i < chunk.size(); ++i) {
+          const int64_t tokens = static_cast<int64_t>(chunk[i].ids.size()) - chunk[i].prompt_tokens;
+          if (hits.slice(0, row, row + tokens).all().item<bool>())
+            score.answers[members[i]] = trimmed(*samples_[members[i]].answer);
+          else
+            undecided.push_back(members[i]);
+          row += tokens;
+        }
+        score.answer_tokens += here.targets.size(0);
+        const at::Tensor likelihood = here.log_probabilities.gather(1, here.targets.unsqueeze(1));
+        negative_log_likelihood -= likelihood.sum(at::kDouble).item<double>();
+        progress.advance(static_cast<int64_t>(members.back() + 1));
+        if (reference_ == nullptr) return;
+        at::Tensor theirs;
+        if (chunk_index < reference_cache_.size()) {
+          theirs = reference_cache_[chunk_index];
+        } else {
+          theirs = predict(*reference_, chunk).log_probabilities;
+          size_t cached = theirs.nbytes();
+          for (const at::Tensor& tensor : reference_cache_) cached += tensor.nbytes();
+          if (chunk_index == reference_cache_.size() && cached <= kReferenceCacheBytes)
+            reference_cache_.push_back(theirs);
+        }
+        if (theirs.sizes() != here.log_probabilities.sizes())
+          fail("the two checkpoints have unlike vocabularies ({} and {} tokens), so they cannot be compared",
+               here.log_probabilities.size(1), theirs.size(1));
+        ++chunk_index;
+        divergence +=
+            (theirs.exp() * (theirs - here.log_probabilities)).sum(1).sum(at::kDouble).item<double>();
+        agreed += theirs.argmax(1).eq(best).sum().item<int64_t>();
+      });
   const double tokens = static_cast<double>(score.answer_tokens);
   score.perplexity = std::exp(negative_log_likelihood / tokens);
   if (reference_ == nullptr) return;
@@ -125,11 +132,29 @@ void Evaluation::compare(const Runner& runner, Score& score) const {
   score.top1_agreement = static_cast<double>(agreed) / tokens;
 }
 
+void Evaluation::answer(const Runner& runner, Score& score, const std::vector<size_t>& undecided) const {
+  for_each_chunk(runner.model(), samples_, undecided, false,
+                 [&](const std::vector<size_t>& members, const std::vector<EncodedSample>& chunk) {
+                   const std::vector<std::string> answers = runner.generate(chunk, max_new_tokens_);
+                   for (size_t i = 0; i < answers.size(); ++i)
+                     score.answers[members[i]] = trimmed(answers[i]);
+                 });
+}
+
 Score Evaluation::score(const Runner& runner) const {
   const auto start = std::chrono::steady_clock::now();
   Score score;
-  answer(runner, score);
-  compare(runner, score);
+  score.answers.resize(samples_.size());
+  std::vector<size_t> undecided;
+  compare(runner, score, undecided);
+  answer(runner, score, undecided);
+  for (size_t i = 0; i < samples_.size(); ++i) {
+    const bool correct = score.answers[i] == trimmed(*samples_[i].answer);
+    for (Accuracy* accuracy : {&score.accuracy, &score.per_category[samples_[i].category]}) {
+      accuracy->correct += correct;
+      ++accuracy->total;
+    }
+  }
   score.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return score;
 }

@@ -38,8 +38,8 @@ class Evaluation {
   const std::vector<Sample>& samples() const { return samples_; }
 
  private:
-  void answer(const Runner& runner, Score& score) const;
-  void compare(const Runner& runner, Score& score) const;
+  void compare(const Runner& runner, Score& score, std::vector<size_t>& undecided) const;
+  void answer(const Runner& runner, Score& score, const std::vector<size_t>& undecided) const;
 
   std::vector<Sample> samples_;
   int64_t max_new_tokens_;

@@ -81,7 +81,10 @@ void check_kv_scales(const ValidationContext& context, Validation& validation) {
     return findings.skip("the KV cache is not quantized");
   for (const std::string& module : context.linears) {
     if (!module.ends_with(".self_attn.k_proj")) continue;
-    const auto scales = context.quantized.kv_scales(module.substr(0, module.rfind('.')));
+    const std::string attention = module.substr(0, module.rfind('.'));
+    const std::string key = context.quantized.layout().kv_tensors(attention, at::kFloat).key.name;
+    if (!context.modules.contains(module) && !context.output.contains(key)) continue;  // a tower's attention
+    const auto scales = context.quantized.kv_scales(attention);
     for (const float scale : {scales.key, scales.value})
       findings.expect(scale >= kMinScalar && scale <= kMaxScalar, "'{}': KV scale {} is not plausible",
                       module, scale);

@@ -131,7 +131,7 @@ TEST(Qwen25Vl, ReadsFlatAndNestedConfigsAlike) {
   nested["text_config"]["rope_parameters"] = {
       {"rope_type", "default"}, {"rope_theta", 1e6}, {"mrope_section", {1, 1, 2}}};
   nested.erase("rope_scaling");
-  for (const Json* const config : {&flat, &nested}) {
+  for (const Json* const config : std::initializer_list<const Json*>{&flat, &nested}) {
     const ModelSpec spec = describe_model(*config, "c");
     EXPECT_EQ(spec.decoder.hidden, 16);
     EXPECT_EQ(spec.decoder.kv_heads, 1);
