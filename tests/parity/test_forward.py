@@ -1,6 +1,7 @@
 """Forward pass and greedy generation against transformers, on tiny random float32 checkpoints of every supported kind."""
 
 import copy
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ for schema in (
 
 from PIL import Image  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
-from transformers import AutoProcessor  # noqa: E402
+from transformers import AutoModelForImageTextToText, AutoProcessor  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent))
 import forward_models as toy  # noqa: E402
@@ -77,6 +78,31 @@ def with_pixels(conversation, folder):
     return conversation
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Threads cost more than they bring at these sizes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def run_probe(program, folder, data, out, dtype, *options):
+    """@return the tensors that it writes, and the lines that it prints"""
+    command = [program, folder, data, out, dtype, *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    return load_file(out), result.stdout.splitlines()
+
+
+def encode(processor, conversation, folder):
+    return processor.apply_chat_template(
+        [with_pixels(conversation, folder)], add_generation_prompt=True, tokenize=True, return_dict=True,
+        return_tensors="pt",
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory):
     return toy.write_samples(tmp_path_factory.mktemp("samples"))
@@ -100,19 +126,14 @@ def test_every_stage_equals_transformers(kind, spelling, made, samples, probe, t
     data, conversations = samples
     model = made(kind)[0]
     folder = toy.save(tmp_path / "model", made(kind), spelling)
-    command = [probe("forward"), folder, data, tmp_path / "out.safetensors", "fp32", "--generate", str(NEW_TOKENS)]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    computed = load_file(tmp_path / "out.safetensors")
-    generated = [[int(token) for token in line.split()] for line in result.stdout.splitlines()]
+    out = tmp_path / "out.safetensors"
+    computed, lines = run_probe(probe("forward"), folder, data, out, "fp32", "--generate", str(NEW_TOKENS))
+    generated = [[int(token) for token in line.split()] for line in lines]
 
     processor = AutoProcessor.from_pretrained(folder)
     worst = {}
     for index, conversation in enumerate(conversations):
-        inputs = processor.apply_chat_template(
-            [with_pixels(conversation, data.parent)], add_generation_prompt=True, tokenize=True, return_dict=True,
-            return_tensors="pt",
-        )  # fmt: skip
+        inputs = encode(processor, conversation, data.parent)
         assert computed[f"ids.{index}"].tolist() == inputs["input_ids"][0].tolist()
         for name, tensor in reference(model, inputs, index).items():
             assert computed[name].shape == tensor.shape, name
@@ -124,3 +145,17 @@ def test_every_stage_equals_transformers(kind, spelling, made, samples, probe, t
         assert generated[index] == answer[0, inputs["input_ids"].shape[1] :].tolist()
     print({stage: f"{value:.1e}" for stage, value in worst.items()})
     assert max(worst.values()) <= TOLERANCE, worst
+
+
+@pytest.mark.parametrize("kind", ["llava-llama-clip", "qwen2_5_vl"])
+def test_bfloat16_stays_close_to_transformers(kind, made, samples, probe, tmp_path):
+    data, conversations = samples
+    folder = toy.save(tmp_path / "model", made(kind), "A")
+    computed, _ = run_probe(probe("forward"), folder, data, tmp_path / "out.safetensors", "bf16")
+    processor = AutoProcessor.from_pretrained(folder)
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    for index, conversation in enumerate(conversations):
+        with torch.no_grad():
+            expected = model(**encode(processor, conversation, data.parent)).logits[0].float()
+        # Two ways of rounding differ by kernel noise, which no fixed tolerance describes.
+        assert torch.cosine_similarity(computed[f"logits.{index}"], expected, dim=-1).min() >= 0.999

@@ -36,7 +36,8 @@ void list_formats(bool json) {
   std::vector<std::vector<std::string>> rows = {
       {"format", "weights", "bits", "inputs", "solver", "layout", "read by", "when"}};
   for (const Preset& preset : presets()) {
-    const Layout& layout = find_layout("auto", preset);
+    const std::string automatic = "auto";
+    const Layout& layout = find_layout(automatic, preset);
     const std::vector<std::string> engines = layout.engines(preset.scheme);
     rows.push_back({preset.name, preset.weight, fmt::format("{:.3g}", preset.scheme.bits_per_weight()),
                     preset.input, solver_name(preset.scheme.solver), layout.name(), joined(engines),

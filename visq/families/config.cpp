@@ -1,7 +1,6 @@
 #include "visq/families/config.h"
 
 #include <algorithm>
-#include <numeric>
 
 namespace visq {
 namespace {

@@ -1,5 +1,4 @@
-// config.json → decoder switches, for every family: class defaults of the text models and the spellings of
-// rope.
+// config.json → decoder switches: class defaults of the text models and the spellings of rope.
 #pragma once
 #include <optional>
 #include <string>

@@ -18,8 +18,7 @@ struct NameRule {
   std::vector<std::string> unless;  ///< the rule does not apply to names that start with one of these
 };
 
-/// vicuna: LLaVA 1.5; chatml: Qwen2.5-VL; chatml_images_first: LLaVA with a Qwen2 backbone
-/// ("llava-interleave").
+/// vicuna: LLaVA 1.5; chatml: Qwen2.5-VL; chatml_images_first: LLaVA with a Qwen2 text model.
 enum class PromptStyle { vicuna, chatml, chatml_images_first };
 
 /// Tensor names of a tower below its prefix; a name is empty where the tower has no such part.
@@ -51,8 +50,8 @@ struct ModelSpec {
   std::string projector_prefix;  ///< "model.multi_modal_projector.", "model.visual.merger."
   TowerNames tower_names;
   ProjectorNames projector_names;
-  std::vector<std::string>
-      ignored_patterns;  ///< globs (canonical) of tensors that are only copied, never used
+  /// Globs (canonical) of tensors that are only copied, never used.
+  std::vector<std::string> ignored_patterns;
 
   // Image tokens and prompt.
   int64_t image_token_id = 0;

@@ -43,8 +43,8 @@ class Model {
   using LinearLoader = std::function<nn::Linear(const std::string& module)>;
 
   /// @param checkpoint  outlives the model
-  /// @param loader      how load_layer() gets its linears; empty: as they are in the files. With a loader, the
-  ///                    tensors of the decoder linears are the loader's business and not checked here.
+  /// @param loader  how load_layer() gets its linears; empty: as they are in the files. With a loader, the
+  ///                tensors of the decoder linears are its business and not checked here.
   /// @throws Error for an unsupported architecture, a missing tensor, or a shape that contradicts config.json
   ///         (names the tensor and both shapes). All shapes are checked here, before any work.
   Model(const Checkpoint& checkpoint, at::Device device, at::ScalarType compute_dtype,

@@ -13,9 +13,8 @@ struct ExpectedTensor {
 /// @param with_linears  with the decoder's linears
 std::vector<ExpectedTensor> expected_tensors(const ModelSpec& spec, bool with_linears);
 
-/// @throws Error for an expected tensor that is absent, or has another shape, or is no floating-point tensor,
-/// and for a
-///         decoder linear with a bias that config.json does not announce
+/// @throws Error for an expected tensor that is absent, has another shape or holds no plain floating-point
+///         values, and for a decoder linear with a bias that config.json does not announce
 void check_tensors(const ModelSpec& spec, const NameMap& names, const Checkpoint& checkpoint,
                    bool with_linears);
 

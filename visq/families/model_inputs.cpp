@@ -1,7 +1,9 @@
 // The text side of a Model: samples → token ids and images → embeddings and positions.
 #include <ATen/ATen.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
 
 #include "visq/families/model_parts.h"
 #include "visq/families/positions.h"

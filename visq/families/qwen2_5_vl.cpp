@@ -1,5 +1,6 @@
 #include "visq/families/qwen2_5_vl.h"
 
+#include <algorithm>
 #include <numeric>
 
 #include "visq/families/config.h"

@@ -209,10 +209,10 @@ DecodedImage decode_png(Bytes bytes, const std::string& origin) {
   image.width = png_get_image_width(decoder.png, decoder.info);
   image.height = png_get_image_height(decoder.png, decoder.info);
   check_image_size(image.width, image.height, origin);
-  if (!start_rows(&decoder)) fail("{}: PNG cannot be read: {}", origin, decoder.message);
-
   const int colour = png_get_color_type(decoder.png, decoder.info);
   const int depth = png_get_bit_depth(decoder.png, decoder.info);
+  if (!start_rows(&decoder)) fail("{}: PNG cannot be read: {}", origin, decoder.message);
+
   const Transparency transparency = read_transparency(decoder);
   const size_t row_bytes = png_get_rowbytes(decoder.png, decoder.info);
   std::vector<uint8_t> raw(row_bytes * image.height);

@@ -114,7 +114,8 @@ class SpecialTokens {
       return;
     }
     read_special_tokens_map();
-    read_added_tokens_file();
+    read_added_tokens_file();  // before the renaming: tokens under the older spelling do not count as special there
+    rename_additional();
     for (const DeclaredToken& declared : files_.declared_tokens)
       decoder_.insert_or_assign(declared.id, declared.token);
   }
@@ -131,7 +132,6 @@ class SpecialTokens {
       if (token.is_object() && key != "extra_special_tokens") token["special"] = true;
       settings_[key] = token;
     }
-    rename_additional();
     take_model_specific(files_.special_tokens_map);
   }
 

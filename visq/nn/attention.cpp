@@ -1,9 +1,7 @@
 #include <ATen/ATen.h>
 
 #include <map>
-#include <numeric>
 
-#include "visq/core/error.h"
 #include "visq/nn/grouping.h"
 #include "visq/nn/ops.h"
 

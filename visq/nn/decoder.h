@@ -18,8 +18,8 @@ struct Rope {
   double theta = 10000;
   double factor = 1, low_freq_factor = 1, high_freq_factor = 4;  ///< linear: factor; llama3: all
   double original_max_positions = 8192;                          ///< llama3
-  std::vector<int64_t>
-      mrope_section;  ///< frequencies per axis (time, height, width); empty: ordinary 1-d positions
+  /// Frequencies per axis (time, height, width); empty: ordinary 1-d positions.
+  std::vector<int64_t> mrope_section;
 };
 
 struct DecoderSpec {
@@ -47,13 +47,13 @@ inline constexpr InputGroup kInputGroups[] = {InputGroup::attn_in, InputGroup::a
                                               InputGroup::mlp_out};
 InputGroup group_of(Role role);
 std::vector<Role> members(InputGroup group);  ///< in the order of the computation
-const char* group_name(InputGroup group);  ///< "attn_in", …
+const char* group_name(InputGroup group);     ///< "attn_in", …
 
 struct DecoderLayer {
   Linear q, k, v, o, gate, up, down;
   Norm input_norm, post_norm;
-  /// What a quantized KV cache does to keys (after rope) and values, [tokens, kv_heads, head_dim]; empty:
-  /// nothing.
+  /// What a quantized KV cache does to keys (after rope) and values, [tokens, kv_heads, head_dim].
+  /// Empty: nothing.
   std::function<at::Tensor(const at::Tensor&)> key_cache, value_cache;
   Linear& linear(Role role);
   const Linear& linear(Role role) const;

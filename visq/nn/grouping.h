@@ -1,5 +1,5 @@
-// Sequences of unlike lengths as few dense attention calls, without padding. Used by attention() and the KV
-// cache.
+// Sequences of unlike lengths as few dense attention calls, without padding: for attention()
+// and the KV cache.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -39,8 +39,8 @@ void place_groups(std::vector<SequenceGroup>& groups);
 /// @param causal  query i sees keys 0 … cached − length + i
 /// @return [n · length, heads · head_dim]
 at::Tensor dense_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, bool causal);
-/// Rows of one group as [n, heads, length, head_dim], a view. @param rows [tokens, heads, head_dim] in
-/// grouped order
+/// Rows of one group as [n, heads, length, head_dim], a view.
+/// @param rows  [tokens, heads, head_dim] in grouped order
 at::Tensor heads_first(const at::Tensor& rows, const SequenceGroup& group);
 
 }  // namespace visq::nn

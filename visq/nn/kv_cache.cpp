@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <map>
 #include <numeric>
+#include <utility>
 
 #include "visq/core/error.h"
 #include "visq/nn/grouping.h"

@@ -14,8 +14,8 @@ struct KvCache {
   struct Group {
     std::vector<int64_t> sequences;  ///< their numbers in the batch, ascending
     int64_t length = 0;              ///< tokens cached of each
-    at::Tensor keys,
-        values;  ///< [sequences, kv_heads, capacity, head_dim]; rows beyond `length` are undefined
+    /// [sequences, kv_heads, capacity, head_dim]; rows beyond `length` are undefined
+    at::Tensor keys, values;
   };
   std::vector<std::vector<Group>> layers;
 

@@ -30,10 +30,9 @@ enum class Activation { silu, gelu, gelu_tanh, quick_gelu };
 Activation parse_activation(const std::string& name, const std::string& origin);
 at::Tensor activate(Activation activation, const at::Tensor& x);
 
-/// Attention inside each of the sequences laid end to end: rows offsets[i] … offsets[i+1] see one another
-/// only.
-/// @param q  [tokens, heads, head_dim]; k, v: [tokens, kv_heads, head_dim] (kv head g serves heads
-/// g·heads/kv_heads …)
+/// Attention inside each of the sequences laid end to end: rows offsets[i] … offsets[i+1] see each other.
+/// @param q  [tokens, heads, head_dim]; k, v: [tokens, kv_heads, head_dim], where kv head g serves the
+///           heads/kv_heads query heads from g·heads/kv_heads on
 /// @param offsets  ascending, first 0, last = tokens
 /// @return [tokens, heads · head_dim]
 at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,

@@ -49,8 +49,7 @@ at::Tensor vision_features(const VisionSpec& spec, const VisionTower& tower, con
 /// Qwen2.5-VL tower, before its merger.
 /// @param patches  [Σ grid_h·grid_w, 3·t·p·p] of all images; @param grids  (h, w) in patches per image
 /// @return [Σ grid_h·grid_w, width] in *window order* of merged cells; `restore` (int64 [Σ/merge²]) gives the
-/// order back:
-///         merged_rows.index_select(0, restore)
+///         order back: merged_rows.index_select(0, restore)
 struct PatchFeatures {
   at::Tensor rows, restore;
 };

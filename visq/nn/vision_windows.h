@@ -20,8 +20,7 @@ struct WindowOrder {
 /// @param side   side of a window in cells; 0: one window an image
 WindowOrder window_order(const std::vector<std::pair<int64_t, int64_t>>& grids, int64_t merge, int64_t side);
 
-/// (y, x) of every patch, row by row as the image processor lays them out: cell by cell, row-major inside a
-/// cell.
+/// (y, x) of every patch, row by row as the image processor lays them out: cell by cell, row-major inside.
 std::vector<std::pair<int64_t, int64_t>> patch_coordinates(
     const std::vector<std::pair<int64_t, int64_t>>& grids, int64_t merge);
 

@@ -154,6 +154,82 @@ TEST(Model, GivesQwenThreePositionsAToken) {
   EXPECT_TRUE(at::equal(batch.positions[2], at::tensor(widths, at::kLong)));
 }
 
+/// A folder with config, weights and tokenizer.
+class Encoding : public testing::Test {
+ protected:
+  void write(const Json& config, const std::vector<std::pair<std::string, int64_t>>& special) {
+    test::write_checkpoint(directory_.path(), config, test::random_tensors(config));
+    test::write_tokenizer(directory_.path(), special);
+    checkpoint_.emplace(directory_.path());
+    model_.emplace(*checkpoint_, at::kCPU, at::kFloat);
+  }
+  static Sample sample(const std::string& question) {
+    return {{{"user", {{ContentPart::Kind::text, question, {}}}}}, "Yes", "", "data.jsonl:3"};
+  }
+  static std::vector<int64_t> codes(const std::string& text) { return {text.begin(), text.end()}; }
+
+  TemporaryDirectory directory_;
+  std::optional<Checkpoint> checkpoint_;
+  std::optional<Model> model_;
+};
+
+TEST_F(Encoding, TheAnswerBeginsWhereItsTokensPartFromThePrompts) {
+  write(test::llava_config(), {{"<image>", 30}});
+  // Alone, the prompt ends with ':'; with the answer behind it, one token takes ':' and the space.
+  std::vector<int64_t> user = codes("USER");
+  user.push_back(200);
+  for (const int64_t code : codes("Hi ASSISTANT")) user.push_back(code);
+  std::vector<int64_t> prompt = user, whole = user;
+  prompt.push_back(':');
+  for (const int64_t id : {200, static_cast<int>('Y'), static_cast<int>('e'), static_cast<int>('s'), 2})
+    whole.push_back(id);
+  const EncodedSample without = model_->encode(sample("Hi"), false),
+                      with = model_->encode(sample("Hi"), true);
+  EXPECT_EQ(without.ids, prompt);
+  EXPECT_EQ(without.prompt_tokens, static_cast<int64_t>(prompt.size()));
+  EXPECT_EQ(with.ids, whole);
+  EXPECT_EQ(with.prompt_tokens, static_cast<int64_t>(user.size()));
+}
+
+TEST_F(Encoding, ALiteralPlaceholderIsRefusedByNameOfTheSample) {
+  write(test::llava_config(), {{"<image>", 30}});
+  try {
+    model_->encode(sample("What is <image>?"), false);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_NE(
+        std::string(error.what()).find("data.jsonl:3: the prompt has 1 image placeholders for 0 images"),
+        std::string::npos);
+  }
+}
+
+TEST_F(Encoding, ASampleBeyondTheSlidingWindowIsRefusedByName) {
+  Json config = test::llava_config();
+  config["text_config"]["model_type"] = "mistral";
+  config["text_config"]["sliding_window"] = 40;
+  write(config, {{"<image>", 30}});
+  EXPECT_NO_THROW(model_->encode(sample("Hi"), false));
+  try {
+    model_->encode(sample("Is this sentence longer than forty tokens?"), false);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("data.jsonl:3: "), std::string::npos);
+    EXPECT_NE(std::string(error.what()).find("the sliding window"), std::string::npos);
+  }
+}
+
+TEST_F(Encoding, LlavaWithQwen2SpeaksChatmlOnlyWhenItsTokenizerDoes) {
+  Json config = test::llava_config();
+  config["text_config"]["model_type"] = "qwen2";
+  config["text_config"]["eos_token_id"] = 2;
+  write(config, {{"<image>", 30}});
+  EXPECT_EQ(model_->encode(sample("Hi"), false).ids.front(), 'U');
+  write(config, {{"<image>", 30}, {"<|im_start|>", 301}, {"<|im_end|>", 302}});
+  const EncodedSample encoded = model_->encode(sample("Hi"), true);
+  EXPECT_EQ(encoded.ids.front(), 301);
+  EXPECT_EQ(encoded.ids.back(), 302);
+}
+
 TEST(Model, PrefersTheEndTokensOfTheGenerationConfig) {
   const TemporaryDirectory directory;
   test::write_checkpoint(directory.path(), test::llava_config(), test::random_tensors(test::llava_config()));

@@ -1,6 +1,7 @@
 // Checkpoint directories with small random weights, for the tests of families.
 #pragma once
 #include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -47,6 +48,39 @@ inline Json qwen_config() {
     "vision_config": {"depth": 2, "hidden_size": 16, "intermediate_size": 20, "num_heads": 2, "out_hidden_size": 16,
                       "patch_size": 2, "window_size": 8, "fullatt_block_indexes": [1]}})",
                     "qwen");
+}
+
+/// A tokenizer of one token a printable ASCII character, its code being the id, and one for ": ".
+inline void write_tokenizer(const std::filesystem::path& directory,
+                            const std::vector<std::pair<std::string, int64_t>>& special) {
+  Json tokenizer = {{"version", "1.0"},          {"truncation", nullptr},
+                    {"padding", nullptr},        {"added_tokens", Json::array()},
+                    {"normalizer", nullptr},     {"pre_tokenizer", nullptr},
+                    {"post_processor", nullptr}, {"decoder", nullptr}};
+  for (const auto& [content, id] : special)
+    tokenizer["added_tokens"].push_back({{"id", id},
+                                         {"content", content},
+                                         {"single_word", false},
+                                         {"lstrip", false},
+                                         {"rstrip", false},
+                                         {"normalized", false},
+                                         {"special", true}});
+  Json vocabulary = Json::object();
+  for (char c = ' '; c <= '~'; ++c) vocabulary[std::string(1, c)] = static_cast<int>(c);
+  vocabulary[": "] = 200;
+  for (const auto& [content, id] : special)
+    vocabulary[content] = id;  // an added token takes its id from here
+  tokenizer["model"] = {{"type", "BPE"},
+                        {"dropout", nullptr},
+                        {"unk_token", nullptr},
+                        {"continuing_subword_prefix", nullptr},
+                        {"end_of_word_suffix", nullptr},
+                        {"fuse_unk", false},
+                        {"byte_fallback", false},
+                        {"vocab", vocabulary},
+                        {"merges", Json::array({Json::array({":", " "})})}};
+  std::ofstream(directory / "tokenizer.json") << tokenizer.dump();
+  std::ofstream(directory / "tokenizer_config.json") << R"({"tokenizer_class": "PreTrainedTokenizerFast"})";
 }
 
 using Tensors = std::vector<std::pair<std::string, at::Tensor>>;

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/unit/nn/reference.h"
+#include "tests/unit/nn/tiny_models.h"
 #include "visq/core/error.h"
 
 namespace visq::nn {
@@ -10,30 +11,8 @@ namespace {
 
 using test::largest_difference;
 using test::random;
-
-DecoderSpec tiny_spec() {
-  DecoderSpec spec;
-  spec.layers = 2, spec.hidden = 16, spec.intermediate = 24, spec.heads = 4, spec.kv_heads = 2,
-  spec.head_dim = 8;
-  spec.qkv_bias = true;
-  return spec;
-}
-
-DecoderLayer random_layer(const DecoderSpec& spec, uint64_t seed) {
-  const auto linear = [&seed](int64_t out, int64_t in, bool bias) {
-    return Linear{random({out, in}, ++seed) * 0.2, bias ? random({out}, ++seed) * 0.2 : at::Tensor(), {}};
-  };
-  const int64_t queries = spec.heads * spec.head_dim, keys = spec.kv_heads * spec.head_dim;
-  DecoderLayer layer;
-  layer.q = linear(queries, spec.hidden, true), layer.k = linear(keys, spec.hidden, true);
-  layer.v = linear(keys, spec.hidden, true), layer.o = linear(spec.hidden, queries, false);
-  layer.gate = linear(spec.intermediate, spec.hidden, false),
-  layer.up = linear(spec.intermediate, spec.hidden, false);
-  layer.down = linear(spec.hidden, spec.intermediate, false);
-  layer.input_norm.weight = random({spec.hidden}, ++seed);
-  layer.post_norm.weight = random({spec.hidden}, ++seed);
-  return layer;
-}
+using test::random_layer;
+using test::tiny_spec;
 
 at::Tensor arange(int64_t begin, int64_t end) { return at::arange(begin, end, at::kLong).unsqueeze(0); }
 

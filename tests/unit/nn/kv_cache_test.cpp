@@ -15,8 +15,8 @@ class Growing {
  public:
   explicit Growing(size_t sequences) : keys_(sequences), values_(sequences) {}
 
-  /// Feeds lengths[s] new tokens of each sequence to the cache. @return largest deviation from plain
-  /// attention
+  /// Feeds lengths[s] new tokens of each sequence to the cache.
+  /// @return the largest deviation from plain attention
   double step(const std::vector<int64_t>& lengths) {
     std::vector<int64_t> offsets = {0};
     for (const int64_t length : lengths) offsets.push_back(offsets.back() + length);

@@ -21,15 +21,11 @@ TEST(Ops, RmsNormDividesByTheRootMeanSquareAndMultipliesByTheWeight) {
 }
 
 TEST(Ops, RmsNormRoundsToTheInputTypeBeforeTheWeight) {
-  // 1 · rsqrt(mean(1², 3²)) = 0.44721…, in bf16 0.447265625; times 3 = 1.341796875, in bf16 1.34375. Rounding
-  // only once would give bf16(1.34164) = 1.34375 as well, so look at 3 · rsqrt(5) = 1.34164 → 1.34375; times
-  // 3 = 4.03125.
+  // 3 / √5 = 1.341641, in bf16 1.34375; times 1.015625 = 1.364746, in bf16 1.3671875. Rounding only once
+  // would give bf16(1.341641 · 1.015625 = 1.362604) = 1.359375.
   const at::Tensor x = at::tensor({1.0f, 3.0f}).to(at::kBFloat16).view({1, 2});
-  const Norm norm{at::tensor({3.0f, 3.0f}).to(at::kBFloat16), {}};
-  const at::Tensor y = rms_norm(x, norm, 0.0).to(at::kFloat);
-  EXPECT_EQ(y[0][0].item<float>(), 1.34375f);
-  EXPECT_EQ(y[0][1].item<float>(),
-            4.03125f);  // bf16(3 · 1.341640786) would be 4.03125 too: 4.0249 lies nearer to 4.03125
+  const Norm norm{at::tensor({1.015625f, 1.015625f}).to(at::kBFloat16), {}};
+  EXPECT_EQ(rms_norm(x, norm, 0.0).to(at::kFloat)[0][1].item<float>(), 1.3671875f);
 }
 
 TEST(Ops, LinearQuantizesItsInputFirstWhenToldTo) {

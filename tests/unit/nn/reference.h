@@ -1,7 +1,9 @@
 // Plain, obviously right versions of what nn computes, for its tests.
 #pragma once
 #include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
 
+#include <cmath>
 #include <span>
 #include <vector>
 

@@ -3,42 +3,19 @@
 #include <gtest/gtest.h>
 
 #include "tests/unit/nn/reference.h"
+#include "tests/unit/nn/tiny_models.h"
 #include "visq/core/error.h"
 
 namespace visq::nn {
 namespace {
 
+using test::clip_spec;
+using test::clip_tower;
 using test::largest_difference;
 using test::random;
-
-Linear random_linear(int64_t out, int64_t in, uint64_t seed) {
-  return {random({out, in}, seed) * 0.2, random({out}, seed + 1) * 0.2, {}};
-}
-
-VisionSpec clip_spec() {
-  VisionSpec spec;
-  spec.layers = 3, spec.width = 16, spec.mlp_width = 20, spec.heads = 2, spec.patch = 3, spec.image_size = 7;
-  spec.class_token = spec.pre_norm = true;
-  return spec;
-}
-
-VisionTower clip_tower(const VisionSpec& spec) {
-  VisionTower tower;
-  tower.patch_weight = random({spec.width, 27}, 1) * 0.2;
-  tower.class_embedding = random({spec.width}, 2);
-  tower.position_table = random({5, spec.width}, 3);
-  tower.pre_norm = {random({spec.width}, 4), random({spec.width}, 5)};
-  for (uint64_t seed = 100; seed < 100 + 100 * static_cast<uint64_t>(spec.layers); seed += 100) {
-    VisionBlock block;
-    block.norm1 = {random({spec.width}, seed), random({spec.width}, seed + 1)};
-    block.norm2 = {random({spec.width}, seed + 2), random({spec.width}, seed + 3)};
-    block.q = random_linear(16, 16, seed + 4), block.k = random_linear(16, 16, seed + 6);
-    block.v = random_linear(16, 16, seed + 8), block.out = random_linear(16, 16, seed + 10);
-    block.fc1 = random_linear(20, 16, seed + 12), block.fc2 = random_linear(16, 20, seed + 14);
-    tower.blocks.push_back(block);
-  }
-  return tower;
-}
+using test::random_linear;
+using test::window_spec;
+using test::window_tower;
 
 TEST(VisionFeatures, OfTheEncoderInputAreTheConvolutionWithPositionsAndNorm) {
   VisionSpec spec = clip_spec();
@@ -85,32 +62,6 @@ TEST(VisionFeatures, OfAnImageDoNotDependOnTheOthers) {
     EXPECT_LT(
         largest_difference(vision_features(spec, tower, pixels.narrow(0, i, 1)), together.narrow(0, i, 1)),
         1e-5);
-}
-
-VisionSpec window_spec() {
-  VisionSpec spec;
-  spec.layers = 2, spec.width = 16, spec.mlp_width = 20, spec.heads = 2, spec.patch = 2,
-  spec.temporal_patch = 2;
-  spec.rms_norm = spec.fused_qkv = spec.gated_mlp = true;
-  spec.position_table = false;
-  spec.merge = 2, spec.window = 8;  // windows of 2 x 2 cells
-  spec.activation = Activation::silu;
-  spec.norm_eps = 1e-6;
-  return spec;
-}
-
-VisionTower window_tower(const VisionSpec& spec) {
-  VisionTower tower;
-  tower.patch_weight = random({spec.width, 24}, 1) * 0.2;
-  for (uint64_t seed = 100; seed < 300; seed += 100) {
-    VisionBlock block;
-    block.norm1.weight = random({16}, seed), block.norm2.weight = random({16}, seed + 1);
-    block.qkv = random_linear(48, 16, seed + 2), block.out = random_linear(16, 16, seed + 4);
-    block.gate = random_linear(20, 16, seed + 6), block.up = random_linear(20, 16, seed + 8);
-    block.down = random_linear(16, 20, seed + 10);
-    tower.blocks.push_back(block);
-  }
-  return tower;
 }
 
 /// Rows in image order.
