@@ -67,14 +67,18 @@ bool expression_matches(const std::string& expression, const std::string& name) 
   return fnmatches(anchored ? glob : glob + "*", name);
 }
 
-// Exact names; plain entries as substrings; "p*" as "p" and "p.*"; other wildcards as globs.
-bool vllm_matches(const std::string& entry, const std::string& name) {
-  if (entry.find_first_of("*?[") == std::string::npos) return name.find(entry) != std::string::npos;
-  if (entry.back() == '*' && entry.size() > 1 && entry[entry.size() - 2] != '.') {
-    const std::string stem = entry.substr(0, entry.size() - 1);
-    return name.find(stem) != std::string::npos || fnmatches(stem + ".*", name);
-  }
-  return fnmatches(entry, name);
+// Plain entries are substrings, others globs; a final "*" without a dot stands for "p" and "p.*", and each is
+// renamed.
+bool vllm_matches(const std::string& entry, const std::string& name, const Renames& renames) {
+  const auto matches = [&](const std::string& written) {
+    const std::string part = rename(written, renames);
+    return part.find_first_of("*?[") == std::string::npos ? name.find(part) != std::string::npos
+                                                          : fnmatches(part, name);
+  };
+  const bool split = entry.size() > 1 && entry.back() == '*' && entry[entry.size() - 2] != '.';
+  if (!split) return matches(entry);
+  const std::string stem = entry.substr(0, entry.size() - 1);
+  return matches(stem) || matches(stem + ".*");
 }
 
 // Full match of the name, with and without "language_model.", or of any one component.
@@ -127,10 +131,9 @@ bool engine_excludes(Engine engine, const std::vector<std::string>& entries, con
       if (expression_matches(entry.substr(3), name)) return true;
       continue;
     }
-    const std::string renamed = rename(entry, renames);
-    const bool matches = engine == Engine::vllm     ? vllm_matches(renamed, name)
-                         : engine == Engine::sglang ? sglang_matches(renamed, name)
-                                                    : tensorrt_llm_matches(renamed, name);
+    const bool matches = engine == Engine::vllm     ? vllm_matches(entry, name, renames)
+                         : engine == Engine::sglang ? sglang_matches(rename(entry, renames), name)
+                                                    : tensorrt_llm_matches(entry, name);
     if (matches) return true;
   }
   return false;

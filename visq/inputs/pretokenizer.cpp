@@ -167,7 +167,7 @@ void collect(const Json& component, const std::string& origin, std::vector<PreTo
     steps.emplace_back(parse_split(component, origin));
   } else if (type == "ByteLevel") {
     steps.emplace_back(PreTokenizer::ByteLevel{get_or(component, "add_prefix_space", true, origin),
-                                            get_or(component, "use_regex", true, origin)});
+                                               get_or(component, "use_regex", true, origin)});
   } else if (type == "Metaspace") {
     steps.emplace_back(parse_metaspace(component, origin));
   } else {

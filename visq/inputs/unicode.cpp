@@ -85,19 +85,10 @@ char32_t previous_char(std::string_view text, size_t& position) {
 }
 
 void append_utf8(std::string& out, char32_t c) {
-  const auto tail = [&](int shift) { out.push_back(static_cast<char>(0x80 | (c >> shift & 0x3F))); };
-  if (c < 0x80) {
-    out.push_back(static_cast<char>(c));
-  } else if (c < 0x800) {
-    out.push_back(static_cast<char>(0xC0 | c >> 6));
-    tail(0);
-  } else if (c < 0x10000) {
-    out.push_back(static_cast<char>(0xE0 | c >> 12));
-    tail(6), tail(0);
-  } else {
-    out.push_back(static_cast<char>(0xF0 | c >> 18));
-    tail(12), tail(6), tail(0);
-  }
+  const int tails = c < 0x80 ? 0 : c < 0x800 ? 1 : c < 0x10000 ? 2 : 3;
+  constexpr unsigned lead_marks[] = {0x00, 0xC0, 0xE0, 0xF0};
+  out.push_back(static_cast<char>(lead_marks[tails] | c >> (6 * tails)));
+  for (int i = tails - 1; i >= 0; --i) out.push_back(static_cast<char>(0x80 | (c >> (6 * i) & 0x3F)));
 }
 
 }  // namespace visq

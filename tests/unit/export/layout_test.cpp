@@ -72,7 +72,7 @@ TEST(Layouts, RecogniseWhatTheyWrite) {
         EXPECT_EQ(found->first, preset.scheme);
         EXPECT_EQ(found->second, kv);
         for (const Layout* other : layouts())
-          if (other != layout) EXPECT_FALSE(other->recognise(config, "config.json").has_value());
+          EXPECT_EQ(other->recognise(config, "config.json").has_value(), other == layout);
       }
     }
 }

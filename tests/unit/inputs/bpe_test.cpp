@@ -66,7 +66,10 @@ Ids merged_naively(Ids ids, const std::vector<std::array<int64_t, 3>>& merges) {
     size_t best_rank = merges.size(), best = 0;
     for (size_t i = 0; i + 1 < ids.size(); ++i)
       for (size_t rank = 0; rank < best_rank; ++rank)
-        if (ids[i] == merges[rank][0] && ids[i + 1] == merges[rank][1]) best_rank = rank, best = i;
+        if (ids[i] == merges[rank][0] && ids[i + 1] == merges[rank][1]) {
+          best_rank = rank;
+          best = i;
+        }
     if (best_rank == merges.size()) return ids;
     ids[best] = merges[best_rank][2];
     ids.erase(ids.begin() + best + 1);

@@ -12,9 +12,9 @@ using Ids = std::vector<int64_t>;
 /// vocabulary.
 const std::string kLlama = R"({
   "added_tokens": [
-    {"id": 0, "content": "<unk>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true},
-    {"id": 1, "content": "<s>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true},
-    {"id": 8, "content": "<image>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true}],
+    {"id": 0, "content": "<unk>", "special": true},
+    {"id": 1, "content": "<s>", "special": true},
+    {"id": 8, "content": "<image>", "special": true}],
   "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"},
     {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
   "pre_tokenizer": null,
@@ -30,8 +30,8 @@ const std::string kLlama = R"({
 /// A byte-level file in the shape of Qwen2, whose own pre-tokenizer the Qwen2 class overrules.
 const std::string kQwen2 = R"({
   "added_tokens": [
-    {"id": 4, "content": "<|endoftext|>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true},
-    {"id": 5, "content": "<tool>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": false}],
+    {"id": 4, "content": "<|endoftext|>", "special": true},
+    {"id": 5, "content": "<tool>", "normalized": false}],
   "normalizer": null,
   "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": true, "use_regex": false},
   "post_processor": {"type": "ByteLevel"}, "decoder": {"type": "ByteLevel"},
@@ -162,8 +162,8 @@ TEST(Tokenizer, MalformedFilesAreErrorsThatNameTheCause) {
   EXPECT_TRUE(mentions(load_error(kLlama, R"("a b")", R"("a z")"), {"tokenizer.json", "'az'"}));
   EXPECT_TRUE(
       mentions(load_error(kLlama, R"("id": 8)", R"("id": 1)"), {"tokenizer.json", "the id 1", "'<image>'"}));
-  EXPECT_TRUE(mentions(load_error(kLlama, R"("rstrip": false)", R"("rstrip": "no")"),
-                       {"tokenizer.json", "'rstrip'"}));
+  EXPECT_TRUE(mentions(load_error(kLlama, R"("special": true)", R"("special": "yes")"),
+                       {"tokenizer.json", "'special'"}));
   EXPECT_TRUE(
       mentions(load_error(kLlama, "", "", "llava", R"({"added_tokens_decoder": {"x": {"content": "a"}}})"),
                {"tokenizer_config.json", "'x'"}));

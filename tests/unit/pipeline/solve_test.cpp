@@ -70,7 +70,7 @@ TEST_P(Smoothing, FoldingLeavesTheFunctionOfTheLayerAsItWas) {
 
 INSTANTIATE_TEST_SUITE_P(
     , Smoothing, testing::Combine(testing::Values("int8_sq", "int4_awq"), testing::Values("llama", "qwen2")),
-    [](const auto& info) { return std::string(std::get<0>(info.param)) + "_" + std::get<1>(info.param); });
+    [](const auto& test) { return std::string(std::get<0>(test.param)) + "_" + std::get<1>(test.param); });
 
 TEST(LayerSolver, FusedLinearsShareTheirScalarScales) {
   const TinyCheckpoint files(at::kBFloat16);
@@ -87,10 +87,12 @@ TEST(LayerSolver, FusedLinearsShareTheirScalarScales) {
       if (leader == nullptr) leader = &linear;
       EXPECT_EQ(linear.input_scale, leader->input_scale);
       EXPECT_EQ(linear.second_scale, leader->second_scale);
-      if (linear.weight.scale_2.defined())
+      if (linear.weight.scale_2.defined()) {
         EXPECT_TRUE(at::equal(linear.weight.scale_2, leader->weight.scale_2));
-      if (linear.weight.codec == Codec::fp8_e4m3)
+      }
+      if (linear.weight.codec == Codec::fp8_e4m3) {
         EXPECT_TRUE(at::equal(linear.weight.scale, leader->weight.scale));
+      }
     }
   }
 }
