@@ -205,6 +205,9 @@ def test_output_that_exists(visq, demo, model, tmp_path):
     result = visq(*command, check=False)
     assert result.returncode == 2 and str(out) in result.stderr and "--force" in result.stderr
     assert (out / "precious.txt").read_text() == "mine"
+    result = visq(*command, "--force", check=False)  # no checkpoint: not visq's to delete
+    assert result.returncode == 2 and (out / "precious.txt").exists()
+    (out / "config.json").write_text("{}")
     visq(*command, "--force")
     assert (out / "model.safetensors").exists() and not (out / "precious.txt").exists()
 

@@ -68,7 +68,7 @@ def test_one_format_alone_gives_the_same_bytes_as_among_others(visq, demo, quant
     assert digest(tmp_path / "one") == digest(quantized / "int8_sq")
 
 
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("threads", [1, 3, 5])
 def test_bytes_do_not_depend_on_the_number_of_threads(visq, demo, quantized, tmp_path, threads):
     visq("quantize", demo / "model", "--format", ",".join(FORMATS), "--calib", demo / "calibration.jsonl", "--out",
          tmp_path / "out", "--threads", threads)

@@ -1,8 +1,7 @@
 #include "visq/cli/options.h"
 
-#include <ATen/Parallel.h>
-
 #include "visq/core/error.h"
+#include "visq/core/parallel.h"
 #include "visq/core/process.h"
 
 namespace visq {
@@ -20,7 +19,7 @@ void ComputeOptions::add_to(CLI::App& command) {
 }
 
 at::Device ComputeOptions::resolve_device() const {
-  if (threads > 0) at::set_num_threads(threads);
+  set_threads(threads);
   return parse_device(device);
 }
 

@@ -7,6 +7,9 @@
 
 namespace visq {
 
+/// How many threads to use. 0: one a core.
+void set_threads(int threads);
+
 /// Calls `body(begin, end)` for ranges that cover [0, n); exceptions reach the caller.
 /// @param grain  smallest range worth a thread
 template <typename Body>

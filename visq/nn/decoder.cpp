@@ -6,6 +6,7 @@
 #include <numbers>
 
 #include "visq/core/error.h"
+#include "visq/core/tiled.h"
 
 namespace visq::nn {
 
@@ -145,7 +146,9 @@ RopeTable rope_table(const DecoderSpec& spec, const at::Tensor& positions, at::S
     angles = at::cat(sections, -1);
   }
   angles = at::cat({angles, angles}, -1);
-  return {angles.cos().to(dtype), angles.sin().to(dtype)};
+  const auto cos = [](const at::Tensor& x) { return at::cos(x); };
+  const auto sin = [](const at::Tensor& x) { return at::sin(x); };
+  return {tiled_map(angles, cos).to(dtype), tiled_map(angles, sin).to(dtype)};
 }
 
 at::Tensor decoder_layer(const DecoderSpec& spec, const DecoderLayer& layer, const at::Tensor& hidden,

@@ -3,11 +3,12 @@
 #include <ATen/ATen.h>
 
 #include "visq/core/error.h"
+#include "visq/core/tiled.h"
 
 namespace visq::nn {
 
 at::Tensor apply(const Linear& linear, const at::Tensor& x) {
-  return at::linear(linear.input ? linear.input(x) : x, linear.weight, linear.bias);
+  return tiled_linear(linear.input ? linear.input(x) : x, linear.weight, linear.bias);
 }
 
 at::Tensor rms_norm(const at::Tensor& x, const Norm& norm, double eps) {
@@ -28,7 +29,9 @@ Activation parse_activation(const std::string& name, const std::string& origin) 
   fail("{}: activation '{}' is not supported (silu, gelu, gelu_pytorch_tanh, quick_gelu are)", origin, name);
 }
 
-at::Tensor activate(Activation activation, const at::Tensor& x) {
+namespace {
+
+at::Tensor activate_elements(Activation activation, const at::Tensor& x) {
   switch (activation) {
     case Activation::silu:
       return at::silu(x);
@@ -40,6 +43,12 @@ at::Tensor activate(Activation activation, const at::Tensor& x) {
       return x * at::sigmoid(x * 1.702);
   }
   fail("activation {} does not exist", static_cast<int>(activation));
+}
+
+}  // namespace
+
+at::Tensor activate(Activation activation, const at::Tensor& x) {
+  return tiled_map(x, [activation](const at::Tensor& part) { return activate_elements(activation, part); });
 }
 
 at::Tensor rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "visq/core/error.h"
+#include "visq/core/tiled.h"
 #include "visq/nn/vision_windows.h"
 
 namespace visq::nn {
@@ -97,7 +98,7 @@ VisionRope vision_rope(const VisionSpec& spec, const std::vector<std::pair<int64
 at::Tensor vision_features(const VisionSpec& spec, const VisionTower& tower, const at::Tensor& pixels) {
   const int64_t images = pixels.size(0);
   const at::Tensor patches = cut_patches(pixels.to(tower.patch_weight.scalar_type()), spec.patch);
-  at::Tensor x = at::linear(patches, tower.patch_weight, tower.patch_bias);  // [images, patches, width]
+  at::Tensor x = tiled_linear(patches, tower.patch_weight, tower.patch_bias);  // [images, patches, width]
   if (spec.class_token)
     x = at::cat({tower.class_embedding.view({1, 1, -1}).expand({images, 1, spec.width}), x}, 1);
   if (spec.position_table) x = x + tower.position_table;
@@ -131,7 +132,7 @@ PatchFeatures patch_features(const VisionSpec& spec, const VisionTower& tower, c
   const VisionRope rope = vision_rope(spec, grids, cells, device);
 
   at::Tensor x =
-      at::linear(patches.to(tower.patch_weight.scalar_type()), tower.patch_weight, tower.patch_bias);
+      tiled_linear(patches.to(tower.patch_weight.scalar_type()), tower.patch_weight, tower.patch_bias);
   const int64_t rows = x.size(0);
   x = x.view({rows / (spec.merge * spec.merge), -1})
           .index_select(0, cells.to(device))

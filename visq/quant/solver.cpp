@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "visq/core/error.h"
+#include "visq/core/tiled.h"
 
 namespace visq {
 namespace {
@@ -59,7 +60,7 @@ double gram_loss(const at::Tensor& difference, const at::Tensor& gram) {
   for (int64_t row = 0; row < difference.size(0); row += kLossRows) {
     const at::Tensor part = difference.slice(0, row, row + kLossRows);
     // Per-row sums first: their order does not depend on the number of threads.
-    const at::Tensor per_row = (at::mm(part, gram) * part).sum(1).to(at::kCPU, at::kDouble);
+    const at::Tensor per_row = (tiled_matmul(part, gram) * part).sum(1).to(at::kCPU, at::kDouble);
     for (const double value : std::span(per_row.data_ptr<double>(), static_cast<size_t>(per_row.numel())))
       loss += value;
   }

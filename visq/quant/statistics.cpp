@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "visq/core/error.h"
+#include "visq/core/tiled.h"
 
 namespace visq {
 namespace {
@@ -40,10 +41,9 @@ void TokenStatistics::add(const at::Tensor& x, bool with_gram) {
   batch.abs_sum = magnitude.sum(0, /*keepdim=*/false, at::kDouble);
   if (with_gram) {
     const AllowTf32 exact(x.is_cuda() && at::isReducedFloatingType(x.scalar_type()));
-    if (gram.defined())
-      gram.addmm_(rows.t(), rows);  // in place: a second matrix of this size would double the peak
-    else
-      batch.gram = at::mm(rows.t(), rows);
+    // In place: a second matrix of this size would double the peak.
+    if (!gram.defined()) gram = at::zeros({x.size(1), x.size(1)}, rows.options());
+    add_gram(gram, rows);
   }
   merge(batch);
 }

@@ -1,0 +1,58 @@
+#include "visq/core/tiled.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <gtest/gtest.h>
+
+namespace visq {
+namespace {
+
+// The result of `compute` with each of several numbers of threads.
+template <typename Compute>
+std::vector<at::Tensor> with_threads(Compute compute) {
+  std::vector<at::Tensor> results;
+  const int before = at::get_num_threads();
+  for (const int threads : {1, 2, 3, 5}) {
+    at::set_num_threads(threads);
+    results.push_back(compute());
+  }
+  at::set_num_threads(before);
+  return results;
+}
+
+TEST(Tiled, BitsDoNotDependOnTheNumberOfThreads) {
+  at::manual_seed(1);
+  for (const auto& [m, k, n] : {std::tuple{1, 700, 3000}, {7, 256, 64}, {300, 513, 257}, {900, 128, 2100}}) {
+    const at::Tensor x = at::randn({m, k}), weight = at::randn({n, k}), bias = at::randn({n});
+    for (const auto& results : {with_threads([&] { return tiled_linear(x, weight, bias); }),
+                                with_threads([&] { return tiled_matmul(x, weight.t()); })}) {
+      for (const at::Tensor& result : results) EXPECT_TRUE(at::equal(result, results.front()));
+    }
+  }
+}
+
+TEST(Tiled, LinearIsThatOfTheLibrary) {
+  at::manual_seed(2);
+  const at::Tensor x = at::randn({3, 90, 64}), weight = at::randn({1500, 64}), bias = at::randn({1500});
+  EXPECT_TRUE(at::allclose(tiled_linear(x, weight, bias), at::linear(x, weight, bias), 1e-5, 1e-5));
+  EXPECT_TRUE(at::allclose(tiled_linear(x, weight), at::linear(x, weight), 1e-5, 1e-5));
+  EXPECT_EQ(tiled_linear(x.slice(1, 0, 0), weight).numel(), 0);
+}
+
+TEST(Tiled, GramAccumulatesAndIsSymmetric) {
+  at::manual_seed(3);
+  const at::Tensor first = at::randn({40, 600}), second = at::randn({25, 600});
+  const auto results = with_threads([&] {
+    at::Tensor gram = at::zeros({600, 600});
+    add_gram(gram, first);
+    add_gram(gram, second);
+    return gram;
+  });
+  for (const at::Tensor& gram : results) EXPECT_TRUE(at::equal(gram, results.front()));
+  EXPECT_TRUE(at::equal(results.front(), results.front().t()));
+  const at::Tensor expected = at::mm(first.t(), first) + at::mm(second.t(), second);
+  EXPECT_TRUE(at::allclose(results.front(), expected, 1e-4, 1e-4));
+}
+
+}  // namespace
+}  // namespace visq

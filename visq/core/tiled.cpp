@@ -1,0 +1,117 @@
+#include "visq/core/tiled.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/InferenceMode.h>
+
+#include "visq/core/parallel.h"
+
+// MKL's own switch for the calling thread; absent where libtorch uses another BLAS.
+extern "C" int MKL_Set_Num_Threads_Local(int threads) __attribute__((weak));
+
+namespace visq {
+namespace {
+
+// While a tile is computed: no gradients (a thread's own state, the caller's does not reach it), and no
+// threads below this one. libtorch tells MKL to divide every product by the number of threads, even where
+// only one will run it.
+class TileGuard {
+ public:
+  TileGuard() : before_(MKL_Set_Num_Threads_Local != nullptr ? MKL_Set_Num_Threads_Local(1) : 0) {}
+  ~TileGuard() {
+    if (MKL_Set_Num_Threads_Local != nullptr) MKL_Set_Num_Threads_Local(before_);
+  }
+  TileGuard(const TileGuard&) = delete;
+  TileGuard& operator=(const TileGuard&) = delete;
+
+ private:
+  c10::InferenceMode no_gradients_;
+  int before_;
+};
+
+constexpr int64_t kTileRows = 256, kTileColumns = 1024, kGramTile = 256, kMapTile = 1 << 14;
+
+int64_t tiles_of(int64_t extent, int64_t tile) { return (extent + tile - 1) / tile; }
+
+// Calls body(row, rows, column, columns) for the tiles of an [m, n] result. There are always two at least,
+// where the result can be cut at all: a single one would leave the threading to the library.
+template <typename Body>
+void for_each_tile(int64_t m, int64_t n, Body&& body) {
+  int64_t tile_columns = kTileColumns;
+  if (tiles_of(m, kTileRows) * tiles_of(n, tile_columns) < 2)
+    tile_columns = std::max<int64_t>(1, (n + 1) / 2);
+  const int64_t across = tiles_of(n, tile_columns);
+  parallel_for(tiles_of(m, kTileRows) * across, 1, [&](int64_t begin, int64_t end) {
+    const TileGuard guard;
+    for (int64_t tile = begin; tile < end; ++tile) {
+      const int64_t row = tile / across * kTileRows, column = tile % across * tile_columns;
+      body(row, std::min(kTileRows, m - row), column, std::min(tile_columns, n - column));
+    }
+  });
+}
+
+}  // namespace
+
+at::Tensor tiled_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+  if (!x.is_cpu()) return at::linear(x, weight, bias);
+  const at::Tensor rows = x.reshape({-1, x.size(-1)});
+  const int64_t m = rows.size(0), n = weight.size(0);
+  const at::Tensor result = at::empty({m, n}, x.options());
+  for_each_tile(m, n, [&](int64_t row, int64_t height, int64_t column, int64_t width) {
+    at::Tensor tile = result.narrow(0, row, height).narrow(1, column, width);
+    const at::Tensor part = rows.narrow(0, row, height), transposed = weight.narrow(0, column, width).t();
+    if (bias.defined())
+      at::addmm_out(tile, bias.narrow(0, column, width), part, transposed);
+    else
+      at::mm_out(tile, part, transposed);
+  });
+  std::vector<int64_t> shape = x.sizes().vec();
+  shape.back() = n;
+  return result.view(shape);
+}
+
+at::Tensor tiled_matmul(const at::Tensor& a, const at::Tensor& b) {
+  if (!a.is_cpu()) return at::mm(a, b);
+  const at::Tensor result = at::empty({a.size(0), b.size(1)}, a.options());
+  for_each_tile(a.size(0), b.size(1), [&](int64_t row, int64_t height, int64_t column, int64_t width) {
+    at::Tensor tile = result.narrow(0, row, height).narrow(1, column, width);
+    at::mm_out(tile, a.narrow(0, row, height), b.narrow(1, column, width));
+  });
+  return result;
+}
+
+at::Tensor tiled_map(const at::Tensor& x, const std::function<at::Tensor(const at::Tensor&)>& f) {
+  if (!x.is_cpu()) return f(x);
+  const at::Tensor flat = x.reshape(-1), result = at::empty_like(flat);
+  parallel_for(tiles_of(flat.numel(), kMapTile), 1, [&](int64_t begin, int64_t end) {
+    const TileGuard guard;
+    for (int64_t tile = begin; tile < end; ++tile) {
+      const int64_t first = tile * kMapTile, count = std::min(kMapTile, flat.numel() - first);
+      result.narrow(0, first, count).copy_(f(flat.narrow(0, first, count)));
+    }
+  });
+  return result.view(x.sizes());
+}
+
+void add_gram(at::Tensor& gram, const at::Tensor& x) {
+  if (!x.is_cpu()) {
+    gram.addmm_(x.t(), x);
+    return;
+  }
+  // Only the tiles on and above the diagonal are computed; the rest is their mirror image.
+  const int64_t k = x.size(1), side = std::min(kGramTile, std::max<int64_t>(1, (k + 1) / 2));
+  std::vector<std::pair<int64_t, int64_t>> tiles;
+  for (int64_t row = 0; row < k; row += side)
+    for (int64_t column = row; column < k; column += side) tiles.emplace_back(row, column);
+  parallel_for(static_cast<int64_t>(tiles.size()), 1, [&](int64_t begin, int64_t end) {
+    const TileGuard guard;
+    for (int64_t i = begin; i < end; ++i) {
+      const auto [row, column] = tiles[static_cast<size_t>(i)];
+      const int64_t height = std::min(side, k - row), width = std::min(side, k - column);
+      at::Tensor tile = gram.narrow(0, row, height).narrow(1, column, width);
+      tile.addmm_(x.narrow(1, row, height).t(), x.narrow(1, column, width));
+      if (row != column) gram.narrow(0, column, width).narrow(1, row, height).copy_(tile.t());
+    }
+  });
+}
+
+}  // namespace visq

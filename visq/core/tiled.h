@@ -1,0 +1,25 @@
+// Tensor operations whose bits do not depend on the number of threads. BLAS libraries divide a product among
+// threads in ways that change the order of additions, and vector loops compute the last elements of a
+// thread's share with other instructions than the rest. Here the work is cut into tiles of fixed size, and
+// each tile is one thread's. Devices other than the CPU use their own library, which is not threaded in this
+// sense.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+
+namespace visq {
+
+/// x Wᵀ + b.  @param x [..., in]; @param weight [out, in]; @param bias [out] or undefined; all of one dtype
+at::Tensor tiled_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias = {});
+
+/// a·b.  @param a [m, k]; @param b [k, n]
+at::Tensor tiled_matmul(const at::Tensor& a, const at::Tensor& b);
+
+/// gram += xᵀx.  @param x [rows, k]; @param gram [k, k] of the same dtype, symmetric
+void add_gram(at::Tensor& gram, const at::Tensor& x);
+
+/// f(x) for an elementwise function such as cos or an activation.
+at::Tensor tiled_map(const at::Tensor& x, const std::function<at::Tensor(const at::Tensor&)>& f);
+
+}  // namespace visq
