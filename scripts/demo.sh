@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Quantizes the bundled model to every format and shows what that cost. Usage: scripts/demo.sh [path of visq] [output folder]
 set -euo pipefail
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}  # where cores are shared, spinning threads cost more than they gain
 visq=$(realpath "${1:-build/visq}")
 cd "$(dirname "$0")/.."
 out=${2:-out/demo}

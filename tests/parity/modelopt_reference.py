@@ -44,15 +44,17 @@ def samples(name, limit=None):
 
 @torch.no_grad()
 def answer_log_probabilities(model, encoded):
+    """Per question: log-probabilities at the positions that predict the answer's tokens."""
     rows = []
     for inputs, length in encoded:
         logits = model(**inputs).logits[0].double()
         rows.append(torch.log_softmax(logits[length - 1 : -1], -1))
-    return torch.cat(rows)
+    return rows
 
 
-def mean_kl(reference, other):
-    return float((reference.exp() * (reference - other)).sum(-1).mean())
+def kl_per_question(reference, other):
+    """Mean KL over the answer tokens of each question."""
+    return torch.stack([(p.exp() * (p - q)).sum(-1).mean() for p, q in zip(reference, other)])
 
 
 def modelopt_quantize(model, name, encoded):

@@ -1,4 +1,5 @@
 """Quality against ModelOpt on the same model and the same calibration samples."""
+import copy
 import json
 import subprocess
 
@@ -6,9 +7,20 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from modelopt_reference import DEMO, Demo, answer_log_probabilities, mean_kl, modelopt_quantize, samples
+from modelopt_reference import DEMO, Demo, answer_log_probabilities, kl_per_question, modelopt_quantize, samples
 
-QUESTIONS = 120
+QUESTIONS = 150
+CALIBRATION = 48
+
+
+def assert_no_worse(ours, theirs, format):
+    """Nearly all answers keep a KL near zero and a few carry the mean, which moves severalfold when an input scale changes by a
+    thousandth. So the means are compared question by question, with two standard errors of room."""
+    difference = ours - theirs
+    error = float(difference.std() / len(difference) ** 0.5)
+    print(f"\n{format}: mean KL {float(ours.mean()):.3e} (visq), {float(theirs.mean()):.3e} (ModelOpt), "
+          f"difference {float(difference.mean()):.1e} ± {error:.1e}")
+    assert float(difference.mean()) <= 2 * error
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +35,7 @@ def questions(demo):
 
 @pytest.fixture(scope="module")
 def calibration(demo):
-    return [demo.encode(sample) for sample in samples("calibration.jsonl")]
+    return [demo.encode(sample) for sample in samples("calibration.jsonl", CALIBRATION)]
 
 
 @pytest.fixture(scope="module")
@@ -45,22 +57,20 @@ def visq(probe):
 
 @pytest.fixture(scope="module")
 def ours(visq, tmp_path_factory):
-    """Mean KL of every format, as `visq eval` reports it."""
+    """KL of every format and question, as `visq eval` reports it."""
     out = tmp_path_factory.mktemp("ours")
     formats = ["fp8", "int8_sq", "int4_awq", "w4a8_awq", "nvfp4"]
-    visq("quantize", DEMO / "model", "--format", ",".join(formats), "--calib", DEMO / "calibration.jsonl", "--kv-cache",
-         "none", "--out", out, "--force")
+    visq("quantize", DEMO / "model", "--format", ",".join(formats), "--calib", DEMO / "calibration.jsonl", "--samples",
+         CALIBRATION, "--kv-cache", "none", "--out", out, "--force")
     rows = json.loads(visq("eval", *[out / f for f in formats], "--against", DEMO / "model", "--data",
-                           DEMO / "questions.jsonl", "--samples", QUESTIONS, "--json"))
-    return {row["format"]: row["mean_kl"] for row in rows[1:]}
+                           DEMO / "questions.jsonl", "--samples", QUESTIONS, "--json", "--show", 1))
+    return {row["format"]: torch.tensor(row["kl"], dtype=torch.float64) for row in rows[1:]}
 
 
 @pytest.mark.parametrize("format", ["fp8", "int8_sq", "int4_awq", "w4a8_awq"])
 def test_kl_is_no_worse_than_modelopts_simulation(demo, questions, calibration, original, ours, format):
     model = modelopt_quantize(demo.model(), format, calibration)
-    theirs = mean_kl(original, answer_log_probabilities(model, questions))
-    print(f"\n{format}: mean KL {ours[format]:.3e} (visq), {theirs:.3e} (ModelOpt)")
-    assert ours[format] <= theirs
+    assert_no_worse(ours[format], kl_per_question(original, answer_log_probabilities(model, questions)), format)
 
 
 def test_nvfp4_kl_is_no_worse_than_modelopts_export(demo, calibration, ours, visq, tmp_path):
@@ -74,10 +84,8 @@ def test_nvfp4_kl_is_no_worse_than_modelopts_export(demo, calibration, ours, vis
     for name in ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"):
         (tmp_path / "theirs" / name).write_bytes((DEMO / "model" / name).read_bytes())
     rows = json.loads(visq("eval", tmp_path / "theirs", "--against", DEMO / "model", "--data", DEMO / "questions.jsonl",
-                           "--samples", QUESTIONS, "--json"))
-    theirs = rows[1]["mean_kl"]
-    print(f"\nnvfp4: mean KL {ours['nvfp4']:.3e} (visq), {theirs:.3e} (ModelOpt)")
-    assert ours["nvfp4"] <= theirs
+                           "--samples", QUESTIONS, "--json", "--show", 1))
+    assert_no_worse(ours["nvfp4"], torch.tensor(rows[1]["kl"], dtype=torch.float64), "nvfp4")
 
 
 def test_kl_of_visq_eval_is_what_transformers_computes(demo, questions, original, visq, tmp_path):
@@ -86,7 +94,7 @@ def test_kl_of_visq_eval_is_what_transformers_computes(demo, questions, original
                            "--samples", QUESTIONS, "--json"))
     assert rows[1]["mean_kl"] == pytest.approx(0, abs=1e-9)
     targets = torch.cat([inputs["input_ids"][0, length:] for inputs, length in questions])
-    likelihood = original.gather(1, targets[:, None]).mean()
+    likelihood = torch.cat(original).gather(1, targets[:, None]).mean()
     assert rows[0]["perplexity"] == pytest.approx(float(torch.exp(-likelihood)), rel=1e-4)
     assert rows[0]["answer_tokens"] == len(targets)
 
@@ -102,7 +110,7 @@ def test_awq_chooses_modelopts_alpha(probe, tmp_path, seed):
     linear.weight.data = torch.randn(192, 256) * 0.05
     save_file({"weight": linear.weight.data.clone(), "x": x}, tmp_path / "in.safetensors")
     model = torch.nn.Sequential(linear)
-    config = json.loads(json.dumps(mtq.INT4_AWQ_CFG, default=lambda o: o if not hasattr(o, "model_dump") else o.model_dump()))
+    config = copy.deepcopy(mtq.INT4_AWQ_CFG)
     config["algorithm"] = {"method": "awq_lite", "alpha_step": 0.1, "debug": True}
     mtq.quantize(model, config, lambda m: m(x))
     theirs = model[0].awq_lite

@@ -118,7 +118,10 @@ void run(const Arguments& arguments) {
     for (const Row& row : rows) {
       Json entry = {{"checkpoint", row.name}, {"format", row.format}, {"bytes", row.bytes}};
       entry.update(score_json(row.score));
-      if (arguments.show > 0) entry["answers"] = row.score.answers;
+      if (arguments.show > 0) {
+        entry["answers"] = row.score.answers;
+        if (!row.score.kl.empty()) entry["kl"] = row.score.kl;
+      }
       json.push_back(std::move(entry));
     }
     fmt::print("{}\n", json.dump(2));
@@ -151,7 +154,7 @@ void add_eval_command(CLI::App& app) {
       ->check(CLI::PositiveNumber);
   command
       ->add_option("--show", arguments->show,
-                   "shows so many pictured questions with all answers (with --json: all answers)")
+                   "shows so many pictured questions with all answers (with --json: answers and KL of all)")
       ->check(CLI::NonNegativeNumber);
   command->add_flag("--json", arguments->json, "results as JSON");
   arguments->compute.add_to(*command);

@@ -18,7 +18,8 @@ std::string first_line(const std::string& text) { return text.substr(0, text.fin
 int run(int argc, char** argv) {
   CLI::App app{
       "visq quantizes vision-language models after training, and shows what that costs.\n"
-      "It reads a Hugging Face checkpoint and writes one that vLLM, SGLang or TensorRT-LLM load.\n"};
+      "It reads a Hugging Face checkpoint and writes one that vLLM, SGLang or TensorRT-LLM load.\n",
+      "visq"};
   app.set_version_flag("--version", "visq " VISQ_VERSION);
   app.require_subcommand(1);
   app.fallthrough();

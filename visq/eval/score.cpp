@@ -121,8 +121,15 @@ void Evaluation::compare(const Runner& runner, Score& score, std::vector<size_t>
           fail("the two checkpoints have unlike vocabularies ({} and {} tokens), so they cannot be compared",
                here.log_probabilities.size(1), theirs.size(1));
         ++chunk_index;
-        divergence +=
-            (theirs.exp() * (theirs - here.log_probabilities)).sum(1).sum(at::kDouble).item<double>();
+        const at::Tensor per_token =
+            (theirs.exp() * (theirs - here.log_probabilities)).sum(1).to(at::kCPU, at::kDouble);
+        row = 0;
+        for (size_t i = 0; i < chunk.size(); ++i) {
+          const int64_t tokens = static_cast<int64_t>(chunk[i].ids.size()) - chunk[i].prompt_tokens;
+          score.kl.push_back(per_token.slice(0, row, row + tokens).mean().item<double>());
+          row += tokens;
+        }
+        divergence += per_token.sum().item<double>();
         agreed += theirs.argmax(1).eq(best).sum().item<int64_t>();
       });
   const double tokens = static_cast<double>(score.answer_tokens);

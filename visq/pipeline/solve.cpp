@@ -9,7 +9,7 @@ using nn::InputGroup;
 using nn::Role;
 
 // ModelOpt smooths with α = 1, which moves all of the difficulty into the weights; half is the published
-// default and loses less on models with outlier channels (docs/differences-from-modelopt.md).
+// default.
 constexpr double kSmoothQuantAlpha = 0.5;
 
 // An input that was zero throughout: any scale represents it (spec/quantization.md §5.7).
@@ -67,10 +67,11 @@ const AwqDecision& LayerSolver::awq(const Scheme& scheme, InputGroup group) {
   };
   const at::Tensor gram = statistics.gram();
   AwqDecision decision =
-      solve_awq(weights, statistics.mean_magnitude(), gram, scheme.block, fake_quantize, shared);
+      solve_awq(weights, statistics.mean_magnitude(), gram, scheme.block, fake_quantize, shared,
+                /*refine=*/true);
   double power = 0;  // of the unquantized output: errors are reported relative to it
   for (const at::Tensor& w : weights) power += gram_loss(w, gram);
-  for (double& loss : decision.losses) loss /= power;
+  decision.loss /= power;
   decision.plain_loss /= power;
   return awq_.emplace(key, std::move(decision)).first->second;
 }
@@ -90,7 +91,7 @@ at::Tensor LayerSolver::smoothing_scale(const Plan& plan, InputGroup group, Grou
     const AwqDecision& decision = awq(scheme, group);
     report.alpha = decision.alpha;
     report.plain_loss = decision.plain_loss;
-    report.loss = *std::min_element(decision.losses.begin(), decision.losses.end());
+    report.loss = decision.loss;
     return decision.scale;
   }
   at::Tensor weight_max;

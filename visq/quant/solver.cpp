@@ -84,7 +84,7 @@ const std::vector<double>& awq_alphas() {
 AwqDecision solve_awq(const std::vector<at::Tensor>& weights, const at::Tensor& magnitude,
                       const at::Tensor& gram, int64_t block,
                       const std::function<at::Tensor(const at::Tensor&)>& fake_quantize,
-                      const std::optional<SharedHeads>& shared) {
+                      const std::optional<SharedHeads>& shared, bool refine) {
   if (weights.empty() || !gram.defined()) fail("AWQ needs weights and a Gram matrix");
   const auto loss_of = [&](const at::Tensor& scale) {
     double loss = 0;
@@ -98,15 +98,22 @@ AwqDecision solve_awq(const std::vector<at::Tensor>& weights, const at::Tensor& 
 
   AwqDecision decision;
   decision.plain_loss = loss_of(at::ones_like(magnitude));
-  double best = std::numeric_limits<double>::infinity();
-  for (const double alpha : awq_alphas()) {
+  decision.loss = std::numeric_limits<double>::infinity();
+  const auto loss_at = [&](double alpha) {
     const at::Tensor scale = awq_scale(input, columns, alpha);
-    decision.losses.push_back(loss_of(scale));
-    if (decision.losses.back() < best) {
-      best = decision.losses.back();
+    const double loss = loss_of(scale);
+    if (loss < decision.loss) {
+      decision.loss = loss;
       decision.alpha = alpha;
       decision.scale = scale;
     }
+    return loss;
+  };
+  for (const double alpha : awq_alphas()) decision.losses.push_back(loss_at(alpha));
+  if (refine) {
+    const double coarse = decision.alpha, half_step = 0.05;
+    for (const double alpha : {coarse - half_step, coarse + half_step})
+      if (alpha >= 0 && alpha <= 1) loss_at(alpha);
   }
   if (!decision.scale.defined()) fail("AWQ found no finite loss: the statistics hold a NaN or an infinity");
   return decision;

@@ -35,6 +35,7 @@ struct AwqDecision {
   at::Tensor scale;  ///< f32 [in]
   double alpha = 0;
   std::vector<double> losses;  ///< per α of awq_alphas(), summed over the group's linears
+  double loss = 0;             ///< of the chosen scale
   double plain_loss = 0;       ///< without smoothing
 };
 
@@ -48,9 +49,10 @@ const std::vector<double>& awq_alphas();
 /// @param gram       f32 [in, in]
 /// @param block      columns that share a weight scale
 /// @param fake_quantize  W·s → its quantized values, f32 [out, in]
+/// @param refine  also tries α half a step to either side of the best
 AwqDecision solve_awq(const std::vector<at::Tensor>& weights, const at::Tensor& magnitude,
                       const at::Tensor& gram, int64_t block,
                       const std::function<at::Tensor(const at::Tensor&)>& fake_quantize,
-                      const std::optional<SharedHeads>& shared = std::nullopt);
+                      const std::optional<SharedHeads>& shared = std::nullopt, bool refine = false);
 
 }  // namespace visq
