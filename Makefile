@@ -9,13 +9,14 @@ demo: build
 
 test: build
 	@scripts/check_format.sh
+	@cmake --build $(BUILD)
 	@$(MAKE) --no-print-directory unit-test
 	@scripts/python_tests.sh $(BUILD)
 
 build: setup
 	@cmake -S . -B $(BUILD) -G Ninja -DCMAKE_MAKE_PROGRAM="$$(command -v ninja || command -v ninja-build)" $(CMAKE_FLAGS) > $(BUILD).cmake.log 2>&1 || { cat $(BUILD).cmake.log; exit 1; }
 	@rm -f $(BUILD).cmake.log
-	@cmake --build $(BUILD)
+	@cmake --build $(BUILD) --target visq
 
 setup:
 	@scripts/setup.sh
@@ -25,6 +26,7 @@ unit-test:
 
 bench: CMAKE_FLAGS += -DVISQ_BENCH=ON
 bench: build
+	@cmake --build $(BUILD) --target bench_pack
 	@bench/run.sh $(BUILD)
 
 format:
