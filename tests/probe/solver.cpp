@@ -1,7 +1,9 @@
-// probe_solver IN.safetensors OUT.safetensors: AWQ of one linear; IN holds "weight" [out, in] and "x" [tokens, in].
+// probe_solver IN.safetensors OUT.safetensors: AWQ of one linear; IN holds "weight" [out, in] and "x"
+// [tokens, in].
+#include "visq/quant/solver.h"
+
 #include "visq/io/safetensors.h"
 #include "visq/quant/codec.h"
-#include "visq/quant/solver.h"
 
 int main(int argc, char** argv) {
   if (argc != 3) {

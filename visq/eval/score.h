@@ -23,7 +23,7 @@ struct Score {
   std::optional<double>
       top1_agreement;                ///< share of answer tokens whose most likely token is the reference's
   std::vector<std::string> answers;  ///< per sample
-  std::vector<double> kl;                        ///< per sample: mean over its answer tokens; empty without a reference
+  std::vector<double> kl;            ///< per sample: mean over its answer tokens; empty without a reference
   double seconds = 0;
 };
 

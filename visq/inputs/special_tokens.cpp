@@ -114,7 +114,8 @@ class SpecialTokens {
       return;
     }
     read_special_tokens_map();
-    read_added_tokens_file();  // before the renaming: tokens under the older spelling do not count as special there
+    read_added_tokens_file();  // before the renaming: tokens under the older spelling do not count as special
+                               // there
     rename_additional();
     for (const DeclaredToken& declared : files_.declared_tokens)
       decoder_.insert_or_assign(declared.id, declared.token);

@@ -45,12 +45,14 @@ LayerSolver::LayerSolver(const Model& model, int64_t layer, const LayerStatistic
   heads_ = {decoder.kv_heads, decoder.heads / decoder.kv_heads, decoder.head_dim};
 }
 
+at::Tensor LayerSolver::stored_weight(Role role) const {
+  const std::string module = model_.names().module(model_.spec(), layer_, role);
+  return model_.checkpoint().tensor(module + ".weight").to(model_.device());
+}
+
 const at::Tensor& LayerSolver::weight(Role role) {
   at::Tensor& cached = weights_[role];
-  if (!cached.defined())
-    cached = model_.checkpoint()
-                 .tensor(model_.names().module(model_.spec(), layer_, role) + ".weight")
-                 .to(model_.device(), at::kFloat);
+  if (!cached.defined()) cached = stored_weight(role).to(at::kFloat);
   return cached;
 }
 
@@ -151,7 +153,7 @@ SmoothedLayer LayerSolver::smooth(const Plan& plan) {
     const bool after_norm = group == InputGroup::attn_in || group == InputGroup::mlp_in;
     if (scale.defined() && after_norm) scale = fold_into_norm(group, scale, smoothed);
     for (const Role role : roles)
-      smoothed.weights[role] = scale.defined() ? weight(role) * scale : weight(role);
+      smoothed.weights[role] = scale.defined() ? weight(role) * scale : stored_weight(role);
     smoothed.scales[static_cast<size_t>(group)] = scale;
     smoothed.reports.push_back(std::move(report));
   }
@@ -166,18 +168,23 @@ void LayerSolver::pack_group(const Plan& plan, InputGroup group, const SmoothedL
                              SolvedLayer& solved) {
   const Scheme& scheme = plan.scheme;
   std::vector<const Site*> sites;
-  float amax = 0;
   for (const Role role : nn::members(group)) {
-    const Site* site = plan.find(layer_, role);
-    if (site == nullptr) return;
-    sites.push_back(site);
+    sites.push_back(plan.find(layer_, role));
+    if (sites.back() == nullptr) return;
+  }
+  // What a codec says of a weight, with the weight's name.
+  const auto named = [&](const Site* site, const auto& work) {
     try {
-      amax = std::max(amax, absolute_maximum(smoothed.weights.at(role)));
+      return work(smoothed.weights.at(site->role));
     } catch (const Error& e) {
       const std::string name = site->linear.module + ".weight";
       fail("{}: tensor '{}': {}", model_.checkpoint().file_of(name).string(), name, e.what());
     }
-  }
+  };
+  float amax = 0;
+  const bool one_scale = scheme.weight == Codec::fp8_e4m3 || scheme.weight == Codec::nvfp4;  // per matrix
+  if (one_scale)
+    for (const Site* site : sites) amax = std::max(amax, named(site, absolute_maximum));
   std::optional<float> scale_of_input;
   if (scheme.input != InputFormat::none) {
     at::Tensor input_max = statistics_->of(group).abs_max();
@@ -190,7 +197,7 @@ void LayerSolver::pack_group(const Plan& plan, InputGroup group, const SmoothedL
   for (const Site* site : sites) {
     const at::ScalarType scale_dtype = plan.layout->scale_dtype(site->linear.source_dtype);
     PackedLinear linear;
-    linear.weight = pack(scheme, smoothed.weights.at(site->role), amax, scale_dtype);
+    linear.weight = named(site, [&](const at::Tensor& w) { return pack(scheme, w, amax, scale_dtype); });
     if (scale_of_input) linear.input_scale = rounded(*scale_of_input, scale_dtype);
     if (scheme.fp8_second_stage)
       dequantized_amax = std::max(dequantized_amax, absolute_maximum(dequantize(linear.weight)));

@@ -26,7 +26,8 @@ struct GroupReport {
 
 /// A decoder layer after smoothing, before packing: computes what the original computes.
 struct SmoothedLayer {
-  std::map<nn::Role, at::Tensor> weights;  ///< f32 [out, in], of the linears the plan quantizes
+  std::map<nn::Role, at::Tensor>
+      weights;  ///< [out, in], of the linears the plan quantizes; f32 where changed
   std::vector<std::pair<std::string, at::Tensor>>
       rewritten;  ///< norms and biases: source name → new value, same dtype and shape
   std::array<at::Tensor, std::size(nn::kInputGroups)>
@@ -54,7 +55,8 @@ class LayerSolver {
   SolvedLayer solve(const Plan& plan);
 
  private:
-  const at::Tensor& weight(nn::Role role);
+  at::Tensor stored_weight(nn::Role role) const;
+  const at::Tensor& weight(nn::Role role);  // f32
   at::Tensor smoothing_scale(const Plan& plan, nn::InputGroup group, GroupReport& report);
   const AwqDecision& awq(const Scheme& scheme, nn::InputGroup group);
   at::Tensor fold_into_norm(nn::InputGroup group, const at::Tensor& scale, SmoothedLayer& smoothed);
