@@ -1,9 +1,13 @@
 """Parity tests hold visq's probes (tests/probe/) against the reference packages."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "demo" / "make"))
+import compat  # noqa: E402,F401  (makes torchvision importable; before transformers)
 
 
 @pytest.fixture(scope="session")

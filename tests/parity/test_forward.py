@@ -9,17 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-# A torchvision built for CUDA does not import beside a CPU-only torch unless its operators are declared.
-OPERATORS = torch.library.Library("torchvision", "DEF")
-for schema in (
-    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-):
-    try:
-        OPERATORS.define(schema)
-    except RuntimeError:
-        pass  # this torchvision brings its own
-
 from PIL import Image  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from transformers import AutoModelForImageTextToText, AutoProcessor  # noqa: E402

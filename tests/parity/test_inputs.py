@@ -11,17 +11,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-# A torchvision built for CUDA does not import beside a CPU-only torch unless its operators are declared.
-OPERATORS = torch.library.Library("torchvision", "DEF")
-for schema in (
-    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-):
-    try:
-        OPERATORS.define(schema)
-    except RuntimeError:
-        pass  # this torchvision brings its own
-
 from PIL import Image, ImageOps  # noqa: E402
 from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers, processors  # noqa: E402
 from transformers import AutoImageProcessor, AutoTokenizer  # noqa: E402
