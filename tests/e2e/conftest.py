@@ -36,7 +36,7 @@ def demo():
     return DEMO
 
 
-FORMATS = ["fp8", "int8_sq", "int4_awq", "w4a8_awq", "nvfp4"]
+from formats import FORMATS  # noqa: E402
 
 
 @pytest.fixture(scope="session")

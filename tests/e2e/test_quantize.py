@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from conftest import FORMATS
+from formats import FORMATS
 
 
 def tensors(path):

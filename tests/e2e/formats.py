@@ -1,0 +1,1 @@
+FORMATS = ["fp8", "int8_sq", "int4_awq", "w4a8_awq", "nvfp4"]
