@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <string>
 
+#include "visq/core/format.h"
 #include "visq/families/model.h"
 
 namespace visq {
@@ -23,7 +24,7 @@ at::Tensor owned(const at::Tensor& tensor) { return tensor.to(at::kCPU, at::kFlo
 void add_slices(Named& out, const std::string& name, const at::Tensor& rows,
                 const std::vector<int64_t>& offsets) {
   for (size_t i = 0; i + 1 < offsets.size(); ++i)
-    out.emplace_back(fmt::format("{}.{}", name, i),
+    out.emplace_back(visq::format("{}.{}", name, i),
                      owned(rows.narrow(0, offsets[i], offsets[i + 1] - offsets[i])));
 }
 
@@ -36,7 +37,7 @@ at::Tensor run_layers(const Model& model, const std::vector<nn::DecoderLayer>& l
   for (size_t i = 0; i < layers.size(); ++i) {
     hidden = nn::decoder_layer(spec, layers[i], hidden, rope, batch.offsets, nullptr, cache,
                                static_cast<int64_t>(i));
-    if (out != nullptr) add_slices(*out, fmt::format("layer.{}", i), hidden, batch.offsets);
+    if (out != nullptr) add_slices(*out, visq::format("layer.{}", i), hidden, batch.offsets);
   }
   return hidden;
 }
@@ -58,7 +59,7 @@ void print_greedy(const Model& model, const std::vector<nn::DecoderLayer>& layer
     next.positions = next.positions.unsqueeze(0).expand({prompt.positions.size(0), sequences});
     hidden = run_layers(model, layers, next, &cache, nullptr);
   }
-  for (const auto& answer : answers) fmt::print("{}\n", fmt::join(answer, " "));
+  for (const auto& answer : answers) visq::print("{}\n", fmt::join(answer, " "));
 }
 
 void run(const std::vector<std::string>& arguments) {
@@ -98,7 +99,7 @@ int main(int argc, char** argv) {
   try {
     visq::run({argv + 1, argv + argc});
   } catch (const visq::Error& error) {
-    fmt::print(stderr, "error: {}\n", error.what());
+    visq::print(stderr, "error: {}\n", error.what());
     return 2;
   }
   return 0;

@@ -2,12 +2,13 @@
 // [tokens, in].
 #include "visq/quant/solver.h"
 
+#include "visq/core/format.h"
 #include "visq/io/safetensors.h"
 #include "visq/quant/codec.h"
 
 int main(int argc, char** argv) {
   if (argc != 3) {
-    fmt::print(stderr, "usage: probe_solver IN.safetensors OUT.safetensors\n");
+    visq::print(stderr, "usage: probe_solver IN.safetensors OUT.safetensors\n");
     return 2;
   }
   const visq::SafetensorsFile in(argv[1]);

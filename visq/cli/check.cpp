@@ -17,15 +17,15 @@ struct Arguments {
 void print_rules(const Validation& validation) {
   for (const RuleResult& rule : validation.rules) {
     const char* verdict = !rule.violations.empty() ? "FAIL" : !rule.skipped.empty() ? "skip" : "ok";
-    fmt::print("  {:<3} {:<4}  {}", rule.id, verdict, rule.description);
+    visq::print("  {:<3} {:<4}  {}", rule.id, verdict, rule.description);
     if (!rule.skipped.empty() && rule.violations.empty())
-      fmt::print(" – {}\n", rule.skipped);
+      visq::print(" – {}\n", rule.skipped);
     else
-      fmt::print(" ({} checked)\n", rule.checked);
+      visq::print(" ({} checked)\n", rule.checked);
     for (size_t i = 0; i < rule.violations.size() && i < kShownViolations; ++i)
-      fmt::print("              {}\n", rule.violations[i]);
+      visq::print("              {}\n", rule.violations[i]);
     if (rule.violations.size() > kShownViolations)
-      fmt::print("              … and {} more\n", rule.violations.size() - kShownViolations);
+      visq::print("              … and {} more\n", rule.violations.size() - kShownViolations);
   }
 }
 
@@ -49,13 +49,13 @@ void run(const Arguments& arguments) {
                                {"checked", rule.checked},
                                {"violations", rule.violations},
                                {"skipped", rule.skipped}});
-    fmt::print("{}\n", json.dump(2));
+    visq::print("{}\n", json.dump(2));
   } else {
-    fmt::print("{}: {} in the {} layout, for {}\n", arguments.output, preset_of(quantized->scheme()).name,
-               quantized->layout().name(),
-               names.empty() ? "no engine" : fmt::format("{}", fmt::join(names, ", ")));
+    visq::print("{}: {} in the {} layout, for {}\n", arguments.output, preset_of(quantized->scheme()).name,
+                quantized->layout().name(),
+                names.empty() ? "no engine" : visq::format("{}", fmt::join(names, ", ")));
     print_rules(validation);
-    fmt::print("{}\n", validation.passed() ? "passed" : "FAILED");
+    visq::print("{}\n", validation.passed() ? "passed" : "FAILED");
   }
   if (!validation.passed()) throw CLI::RuntimeError(1);
 }

@@ -24,7 +24,7 @@ struct Row {
   Score score;
 };
 
-std::string percent(double rate) { return fmt::format("{:.1f} %", 100 * rate); }
+std::string percent(double rate) { return visq::format("{:.1f} %", 100 * rate); }
 
 Row evaluate(const std::string& directory, const Runner& runner, const Evaluation& evaluation) {
   const auto& quantized = runner.quantized();
@@ -48,22 +48,22 @@ void print_table(const std::vector<Row>& rows, const Json& costs) {
   for (const Row& row : rows) {
     table.push_back(
         {row.format, human_bytes(row.bytes),
-         fmt::format("{:.2f}×", static_cast<double>(rows.front().bytes) / static_cast<double>(row.bytes)),
-         percent(row.score.accuracy.rate()), fmt::format("{:.4f}", row.score.perplexity)});
+         visq::format("{:.2f}×", static_cast<double>(rows.front().bytes) / static_cast<double>(row.bytes)),
+         percent(row.score.accuracy.rate()), visq::format("{:.4f}", row.score.perplexity)});
     if (compared) {
-      table.back().push_back(row.score.mean_kl ? fmt::format("{:.6f}", *row.score.mean_kl) : "–");
+      table.back().push_back(row.score.mean_kl ? visq::format("{:.6f}", *row.score.mean_kl) : "–");
       table.back().push_back(row.score.top1_agreement ? percent(*row.score.top1_agreement) : "–");
     }
     if (costs.is_null()) continue;
     const Json cost = cost_of(costs, row.format);
-    table.back().push_back(cost.is_null() ? "–" : fmt::format("{:.2f} s", cost.value("seconds", 0.0)));
+    table.back().push_back(cost.is_null() ? "–" : visq::format("{:.2f} s", cost.value("seconds", 0.0)));
     table.back().push_back(cost.is_null() ? "–"
                                           : human_bytes(costs.value("peak_resident_bytes", uint64_t{0})));
   }
-  fmt::print("{}", format_table(table, {1, 2, 3, 4, 5, 6, 7, 8}));
+  visq::print("{}", format_table(table, {1, 2, 3, 4, 5, 6, 7, 8}));
   if (!costs.is_null())
-    fmt::print("  and {:.1f} s of calibration, once for all formats\n",
-               costs.value("calibration", Json::object()).value("seconds", 0.0));
+    visq::print("  and {:.1f} s of calibration, once for all formats\n",
+                costs.value("calibration", Json::object()).value("seconds", 0.0));
 
   std::vector<std::vector<std::string>> categories = {{"accuracy by category"}};
   for (const Row& row : rows) categories[0].push_back(row.format);
@@ -74,7 +74,7 @@ void print_table(const std::vector<Row>& rows, const Json& costs) {
   }
   std::vector<size_t> right;
   for (size_t i = 1; i <= rows.size(); ++i) right.push_back(i);
-  fmt::print("\n{}", format_table(categories, right));
+  visq::print("\n{}", format_table(categories, right));
 }
 
 void show_samples(const std::vector<Row>& rows, const Evaluation& evaluation, int64_t count) {
@@ -90,11 +90,11 @@ void show_samples(const std::vector<Row>& rows, const Evaluation& evaluation, in
     std::string question;
     for (const Message& message : sample.messages)
       for (const ContentPart& part : message.content) {
-        if (part.kind == ContentPart::Kind::image) fmt::print("\n{}", image_as_text(read_image(part.image)));
+        if (part.kind == ContentPart::Kind::image) visq::print("\n{}", image_as_text(read_image(part.image)));
         question += part.text;
       }
-    fmt::print("  {}   (expected: {})\n", question, *sample.answer);
-    for (const Row& row : rows) fmt::print("    {:<10} {}\n", row.format, row.score.answers[i]);
+    visq::print("  {}   (expected: {})\n", question, *sample.answer);
+    for (const Row& row : rows) visq::print("    {:<10} {}\n", row.format, row.score.answers[i]);
   }
 }
 
@@ -124,7 +124,7 @@ void run(const Arguments& arguments) {
       }
       json.push_back(std::move(entry));
     }
-    fmt::print("{}\n", json.dump(2));
+    visq::print("{}\n", json.dump(2));
     return;
   }
   print_table(rows, arguments.costs.empty() ? Json(nullptr) : read_json(arguments.costs));

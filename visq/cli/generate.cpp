@@ -26,7 +26,7 @@ void run(const Arguments& arguments) {
   sample.messages.push_back(std::move(message));
   sample.origin = "the question";
   const EncodedSample encoded = runner.model().encode(sample, /*with_answer=*/false);
-  fmt::print("{}\n", runner.generate(std::span(&encoded, 1), arguments.max_new_tokens).front());
+  visq::print("{}\n", runner.generate(std::span(&encoded, 1), arguments.max_new_tokens).front());
 }
 
 }  // namespace

@@ -68,36 +68,36 @@ void run(const std::string& directory, bool json) {
                               {"tensors", part.tensors},
                               {"bytes", part.bytes},
                               {"dtypes", part.dtypes}});
-    fmt::print("{}\n", out.dump(2));
+    visq::print("{}\n", out.dump(2));
     return;
   }
-  fmt::print("{}: {} ({}), {} decoder layers of width {}, {} query and {} KV heads, vocabulary {}\n",
-             directory, spec.family, spec.architecture, decoder.layers, decoder.hidden, decoder.heads,
-             decoder.kv_heads, decoder.vocab);
+  visq::print("{}: {} ({}), {} decoder layers of width {}, {} query and {} KV heads, vocabulary {}\n",
+              directory, spec.family, spec.architecture, decoder.layers, decoder.hidden, decoder.heads,
+              decoder.kv_heads, decoder.vocab);
   if (quantized) {
     const Preset& preset = preset_of(quantized->scheme());
     const auto engines = quantized->layout().engines(preset.scheme);
-    fmt::print(
+    visq::print(
         "quantized: {} in the {} layout, {} linears ({}; {:.3g} bits a weight with scales), inputs {}, KV "
         "cache {}; read by {}\n",
         preset.name, quantized->layout().name(), quantized_linears, preset.weight,
         preset.scheme.bits_per_weight(), preset.input,
         quantized->kv_cache() == KvCacheFormat::fp8 ? "fp8" : "as is",
-        engines.empty() ? "no engine" : fmt::format("{}", fmt::join(engines, ", ")));
-    fmt::print("excluded: {}\n", fmt::join(excluded, "  "));
+        engines.empty() ? "no engine" : visq::format("{}", fmt::join(engines, ", ")));
+    visq::print("excluded: {}\n", fmt::join(excluded, "  "));
   } else {
-    fmt::print("not quantized\n");
+    visq::print("not quantized\n");
   }
   std::vector<std::vector<std::string>> rows = {{"part", "tensors", "size", "dtypes"}};
   for (const auto& [name, part] : parts) {
     std::string dtypes;
     for (const auto& [dtype, count] : part.dtypes)
-      dtypes += fmt::format("{}{} × {}", dtypes.empty() ? "" : ", ", count, dtype);
+      dtypes += visq::format("{}{} × {}", dtypes.empty() ? "" : ", ", count, dtype);
     rows.push_back({name.substr(2), std::to_string(part.tensors), human_bytes(part.bytes), dtypes});
   }
   rows.push_back(
       {"all", std::to_string(checkpoint.names().size()), human_bytes(checkpoint.total_bytes()), ""});
-  fmt::print("\n{}", format_table(rows, {1, 2}));
+  visq::print("\n{}", format_table(rows, {1, 2}));
 }
 
 }  // namespace

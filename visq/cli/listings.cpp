@@ -1,5 +1,6 @@
 // visq families, visq formats: the support matrix, from the code.
 #include "visq/cli/commands.h"
+#include "visq/core/format.h"
 #include "visq/core/text.h"
 #include "visq/export/layout.h"
 #include "visq/families/family.h"
@@ -8,7 +9,7 @@ namespace visq {
 namespace {
 
 std::string joined(const std::vector<std::string>& parts) {
-  return fmt::format("{}", fmt::join(parts, ", "));
+  return visq::format("{}", fmt::join(parts, ", "));
 }
 
 void list_families(bool json) {
@@ -21,14 +22,14 @@ void list_families(bool json) {
                       {"architectures", family.architectures},
                       {"checkpoints", family.checkpoints},
                       {"formats", formats}});
-    fmt::print("{}\n", list.dump(2));
+    visq::print("{}\n", list.dump(2));
     return;
   }
   std::vector<std::vector<std::string>> rows = {
       {"family", "config.json architecture", "checkpoints", "formats"}};
   for (const Family& family : families())
     rows.push_back({family.name, joined(family.architectures), family.checkpoints, joined(formats)});
-  fmt::print("{}", format_table(rows));
+  visq::print("{}", format_table(rows));
 }
 
 void list_formats(bool json) {
@@ -39,7 +40,7 @@ void list_formats(bool json) {
     const std::string automatic = "auto";
     const Layout& layout = find_layout(automatic, preset);
     const std::vector<std::string> engines = layout.engines(preset.scheme);
-    rows.push_back({preset.name, preset.weight, fmt::format("{:.3g}", preset.scheme.bits_per_weight()),
+    rows.push_back({preset.name, preset.weight, visq::format("{:.3g}", preset.scheme.bits_per_weight()),
                     preset.input, solver_name(preset.scheme.solver), layout.name(), joined(engines),
                     preset.serves});
     list.push_back({{"format", preset.name},
@@ -52,9 +53,9 @@ void list_formats(bool json) {
                     {"when", preset.serves}});
   }
   if (json)
-    fmt::print("{}\n", list.dump(2));
+    visq::print("{}\n", list.dump(2));
   else
-    fmt::print("{}", format_table(rows, {2}));
+    visq::print("{}", format_table(rows, {2}));
 }
 
 void add_listing(CLI::App& app, const char* name, const char* description, void (*list)(bool)) {

@@ -43,7 +43,7 @@ int run(int argc, char** argv) {
   } catch (const CLI::Success& e) {
     return app.exit(e);
   } catch (const CLI::ParseError& e) {
-    fmt::print(stderr, "error: {} (visq --help lists what there is)\n", e.what());
+    visq::print(stderr, "error: {} (visq --help lists what there is)\n", e.what());
     return 2;
   }
   return 0;
@@ -57,19 +57,19 @@ int main(int argc, char** argv) {
   try {
     return run(argc, argv);
   } catch (const visq::Error& e) {
-    fmt::print(stderr, "error: {}\n", e.what());
+    visq::print(stderr, "error: {}\n", e.what());
     return 2;
   } catch (const visq::Interrupted&) {
-    fmt::print(stderr, "interrupted; nothing was written\n");
+    visq::print(stderr, "interrupted; nothing was written\n");
     return 130;
   } catch (const std::bad_alloc&) {
-    fmt::print(stderr, "error: out of memory\n");
+    visq::print(stderr, "error: out of memory\n");
     return 1;
   } catch (const c10::Error& e) {
-    fmt::print(stderr, "internal error: {}\n", first_line(e.what_without_backtrace()));
+    visq::print(stderr, "internal error: {}\n", first_line(e.what_without_backtrace()));
     return 1;
   } catch (const std::exception& e) {
-    fmt::print(stderr, "internal error: {}\n", first_line(e.what()));
+    visq::print(stderr, "internal error: {}\n", first_line(e.what()));
     return 1;
   }
 }

@@ -44,27 +44,27 @@ void print_json(const QuantizeResult& result) {
                                {"source_bytes", format.source_bytes},
                                {"output_bytes", format.output_bytes},
                                {"seconds", format.seconds}});
-  fmt::print("{}\n", json.dump(2));
+  visq::print("{}\n", json.dump(2));
 }
 
 void print_summary(const QuantizeResult& result) {
   if (result.samples > 0) {
     size_t quantizers = 0;
     for (const FormatResult& format : result.formats) quantizers += format.linears;
-    fmt::print("calibrated with {} samples: each of {} quantizers saw {} text and {} image tokens\n",
-               result.samples, quantizers, result.text_tokens, result.image_tokens);
+    visq::print("calibrated with {} samples: each of {} quantizers saw {} text and {} image tokens\n",
+                result.samples, quantizers, result.text_tokens, result.image_tokens);
   }
   std::vector<std::vector<std::string>> rows = {
       {"format", "layout", "linears", "size", "smaller", "seconds", "directory"}};
   for (const FormatResult& format : result.formats)
     rows.push_back({format.format, format.layout, std::to_string(format.linears),
                     human_bytes(format.output_bytes),
-                    fmt::format("{:.2f}×", static_cast<double>(format.source_bytes) /
-                                               static_cast<double>(format.output_bytes)),
-                    fmt::format("{:.2f}", format.seconds), format.directory.string()});
-  fmt::print("{}calibration {:.1f} s, all {:.1f} s, peak memory {}\n", format_table(rows, {2, 3, 4, 5}),
-             result.calibration_seconds, result.total_seconds,
-             human_bytes(static_cast<uint64_t>(result.peak_resident)));
+                    visq::format("{:.2f}×", static_cast<double>(format.source_bytes) /
+                                                static_cast<double>(format.output_bytes)),
+                    visq::format("{:.2f}", format.seconds), format.directory.string()});
+  visq::print("{}calibration {:.1f} s, all {:.1f} s, peak memory {}\n", format_table(rows, {2, 3, 4, 5}),
+              result.calibration_seconds, result.total_seconds,
+              human_bytes(static_cast<uint64_t>(result.peak_resident)));
 }
 
 void run(const Arguments& arguments) {
@@ -91,7 +91,7 @@ void run(const Arguments& arguments) {
                     compute_dtype(arguments.compute.resolve_dtype(), options.device, checkpoint));
   const std::vector<Plan> plans = make_plans(model, options);
   if (arguments.dry_run) {
-    for (const Plan& plan : plans) fmt::print("{}", describe_plan(plan, model));
+    for (const Plan& plan : plans) visq::print("{}", describe_plan(plan, model));
     return;
   }
   const QuantizeResult result = quantize(model, plans, options);

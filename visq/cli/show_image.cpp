@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <unistd.h>
 
+#include "visq/core/format.h"
+
 namespace visq {
 namespace {
 
@@ -26,8 +28,8 @@ std::string image_as_text(const at::Tensor& image) {
     for (int64_t x = 0; x < kColumns; ++x) {
       const auto channel = [&](int64_t c, int64_t row) { return std::clamp(pixel[0][c][row][x], 0, 255); };
       if (colour) {
-        text += fmt::format("\033[38;2;{};{};{}m\033[48;2;{};{};{}m▀", channel(0, y), channel(1, y),
-                            channel(2, y), channel(0, y + 1), channel(1, y + 1), channel(2, y + 1));
+        text += visq::format("\033[38;2;{};{};{}m\033[48;2;{};{};{}m▀", channel(0, y), channel(1, y),
+                             channel(2, y), channel(0, y + 1), channel(1, y + 1), channel(2, y + 1));
       } else {
         int sum = 0;
         for (int64_t c = 0; c < 3; ++c) sum += channel(c, y) + channel(c, y + 1);

@@ -1,9 +1,10 @@
 // The one exception type for everything a user can mend: bad files, bad options, bad samples.
 #pragma once
-#include <fmt/format.h>
-
 #include <stdexcept>
 #include <string>
+#include <utility>
+
+#include "visq/core/format.h"
 
 namespace visq {
 
@@ -16,7 +17,7 @@ class Error : public std::runtime_error {
 
 template <typename... Args>
 [[noreturn]] void fail(fmt::format_string<Args...> format, Args&&... args) {
-  throw Error(fmt::format(format, std::forward<Args>(args)...));
+  throw Error(visq::format(format, std::forward<Args>(args)...));
 }
 
 }  // namespace visq

@@ -1,7 +1,5 @@
 // Logs and progress go to stderr; stdout belongs to results.
 #pragma once
-#include <fmt/format.h>
-
 #include <chrono>
 #include <cstdint>
 #include <string>

@@ -1,8 +1,8 @@
 #include "visq/core/text.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
+
+#include "visq/core/format.h"
 
 namespace visq {
 
@@ -14,8 +14,8 @@ std::string human_bytes(uint64_t bytes) {
     value /= 1000;
     ++unit;
   }
-  return unit == 0 ? fmt::format("{} B", bytes)
-                   : fmt::format("{:.{}f} {}", value, value < 100 ? 1 : 0, kUnits[unit]);
+  return unit == 0 ? visq::format("{} B", bytes)
+                   : visq::format("{:.{}f} {}", value, value < 100 ? 1 : 0, kUnits[unit]);
 }
 
 size_t display_width(const std::string& text) {

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "visq/core/format.h"
 #include "visq/export/validate.h"
 
 namespace visq {
@@ -31,7 +32,7 @@ class Findings {
   template <typename... Args>
   void expect(bool holds, fmt::format_string<Args...> format, Args&&... args) {
     ++result_->checked;
-    if (!holds) result_->violations.push_back(fmt::format(format, std::forward<Args>(args)...));
+    if (!holds) result_->violations.push_back(visq::format(format, std::forward<Args>(args)...));
   }
   void skip(std::string why) { result_->skipped = std::move(why); }
 

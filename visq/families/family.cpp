@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "visq/core/format.h"
 #include "visq/families/llava.h"
 #include "visq/families/qwen2_5_vl.h"
 
@@ -23,7 +24,7 @@ ModelSpec describe_model(const Json& config, const std::string& origin) {
       return spec;
     }
     for (const std::string& name : family.architectures)
-      supported += fmt::format("{}{} ({})", supported.empty() ? "" : ", ", name, family.checkpoints);
+      supported += visq::format("{}{} ({})", supported.empty() ? "" : ", ", name, family.checkpoints);
   }
   if (architecture.empty()) fail("{}: 'architectures' is missing; supported are {}", origin, supported);
   fail("{}: architecture '{}' is not supported; supported are {}", origin, architecture, supported);

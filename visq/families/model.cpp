@@ -1,5 +1,6 @@
 #include "visq/families/model.h"
 
+#include "visq/core/format.h"
 #include "visq/families/config.h"
 #include "visq/families/model_checks.h"
 #include "visq/families/model_parts.h"
@@ -76,7 +77,7 @@ nn::DecoderLayer Model::load_layer(int64_t index) const {
            nn::role_path(role), index);
     layer.linear(role) = loader_ ? loader_(module) : load_linear(module);
   }
-  const std::string prefix = fmt::format("{}layers.{}.", spec_.decoder_prefix, index);
+  const std::string prefix = visq::format("{}layers.{}.", spec_.decoder_prefix, index);
   layer.input_norm = load_norm(prefix + "input_layernorm");
   layer.post_norm = load_norm(prefix + "post_attention_layernorm");
   return layer;

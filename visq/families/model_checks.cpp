@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "visq/core/format.h"
+
 namespace visq {
 namespace {
 
@@ -62,7 +64,7 @@ void expect_decoder(const ModelSpec& spec, bool with_linears, Expectations& expe
   const nn::DecoderSpec& decoder = spec.decoder;
   expect.tensor(spec.decoder_prefix + "embed_tokens.weight", {decoder.vocab, decoder.hidden});
   for (int64_t i = 0; i < decoder.layers; ++i) {
-    const std::string layer = fmt::format("{}layers.{}.", spec.decoder_prefix, i);
+    const std::string layer = visq::format("{}layers.{}.", spec.decoder_prefix, i);
     expect.norm(layer + "input_layernorm", decoder.hidden, false);
     expect.norm(layer + "post_attention_layernorm", decoder.hidden, false);
     if (!with_linears) continue;
@@ -91,7 +93,7 @@ void expect_tower(const ModelSpec& spec, Expectations& expect) {
   }
   if (vision.pre_norm) expect.norm(prefix + names.pre_norm, vision.width, true);
   for (int64_t i = 0; i < vision.layers; ++i) {
-    const std::string block = fmt::format("{}{}{}.", prefix, names.blocks, i);
+    const std::string block = visq::format("{}{}{}.", prefix, names.blocks, i);
     expect.norm(block + names.norm1, vision.width, norm_bias);
     expect.norm(block + names.norm2, vision.width, norm_bias);
     if (vision.fused_qkv) {
@@ -165,7 +167,7 @@ void check_tensors(const ModelSpec& spec, const NameMap& names, const Checkpoint
     for (const nn::Role role : nn::kRoles) {
       if (has_bias(spec.decoder, role)) continue;
       const std::string source =
-          names.source(fmt::format("{}layers.{}.{}.bias", spec.decoder_prefix, i, nn::role_path(role)));
+          names.source(visq::format("{}layers.{}.{}.bias", spec.decoder_prefix, i, nn::role_path(role)));
       if (!source.empty())
         fail("{}: tensor '{}' exists, but config.json says that this linear has no bias",
              checkpoint.file_of(source).string(), source);

@@ -1,6 +1,7 @@
 // The vision side of a Model: loading tower and projector, and images → features.
 #include <ATen/ATen.h>
 
+#include "visq/core/format.h"
 #include "visq/families/model_parts.h"
 
 namespace visq {
@@ -61,7 +62,7 @@ nn::VisionTower Model::load_tower() const {
   if (vision.position_table) tower.position_table = weight(prefix + names.position_table);
   if (vision.pre_norm) tower.pre_norm = load_norm(prefix + names.pre_norm);
   for (int64_t i = 0; i < vision.layers; ++i) {
-    const std::string at = fmt::format("{}{}{}.", prefix, names.blocks, i);
+    const std::string at = visq::format("{}{}{}.", prefix, names.blocks, i);
     nn::VisionBlock block;
     block.norm1 = load_norm(at + names.norm1);
     block.norm2 = load_norm(at + names.norm2);

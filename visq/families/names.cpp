@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "visq/core/format.h"
+
 namespace visq {
 
 std::string NameMap::canonical(const ModelSpec& spec, const std::string& source_name) {
@@ -38,7 +40,7 @@ std::string NameMap::source_module(const std::string& name) const {
 }
 
 std::string NameMap::module(const ModelSpec& spec, int64_t layer, nn::Role role) const {
-  return source_module(fmt::format("{}layers.{}.{}", spec.decoder_prefix, layer, nn::role_path(role)));
+  return source_module(visq::format("{}layers.{}.{}", spec.decoder_prefix, layer, nn::role_path(role)));
 }
 
 }  // namespace visq

@@ -53,7 +53,7 @@ Bpe::Bpe(StringMap<int64_t> vocabulary, const Merges& merges, Options options, c
     const Merge merge{static_cast<int64_t>(rank), known(left + right)};
     merges_.insert_or_assign(pair_key(known(left), known(right)), merge);
   }
-  for (int byte = 0; byte < 256; ++byte) byte_ids_[byte] = id_of(fmt::format("<0x{:02X}>", byte));
+  for (int byte = 0; byte < 256; ++byte) byte_ids_[byte] = id_of(visq::format("<0x{:02X}>", byte));
   if (options_.unk_token) {
     unk_id_ = id_of(*options_.unk_token);
     if (!unk_id_) fail("{}: unk_token '{}' is not in the vocabulary", origin, *options_.unk_token);

@@ -148,7 +148,7 @@ void expand_grey16(const Samples& in, const std::string& origin, DecodedImage& i
   }
   if (clipped)
     log_warning(
-        fmt::format("{}: 16-bit grey values are clipped at 255, as Pillow does; convert to 8 bit", origin));
+        visq::format("{}: 16-bit grey values are clipped at 255, as Pillow does; convert to 8 bit", origin));
 }
 
 void expand_grey(const Samples& in, const Transparency& transparency, DecodedImage& image) {

@@ -1,5 +1,3 @@
-#include <fmt/format.h>
-
 #include <optional>
 
 #include "visq/core/error.h"
@@ -12,7 +10,7 @@ namespace {
 constexpr size_t kMaxExpressionBytes = 1 << 16;
 constexpr int kMaxRepeats = 1000;
 
-std::string escaped(char32_t c) { return fmt::format("\\x{{{:x}}}", static_cast<uint32_t>(c)); }
+std::string escaped(char32_t c) { return visq::format("\\x{{{:x}}}", static_cast<uint32_t>(c)); }
 
 std::string spelled(const CodeRange& range) {
   return range.first == range.last ? escaped(range.first) : escaped(range.first) + "-" + escaped(range.last);
@@ -73,7 +71,7 @@ class Rewriter {
       quantifier();
       repeatable_ = false;
     } else if (std::string_view("^$.").find(text_[position_]) != std::string_view::npos) {
-      reject(fmt::format("'{}'", text_[position_]));
+      reject(visq::format("'{}'", text_[position_]));
     } else {
       out_ += escaped(next_char(text_, position_));
       repeatable_ = true;
@@ -89,11 +87,11 @@ class Rewriter {
       repeatable_ = false;
       return;
     }
-    reject(fmt::format("the group '({}'", text_.substr(position_, 3)));
+    reject(visq::format("the group '({}'", text_.substr(position_, 3)));
   }
 
   void quantifier() {
-    if (!repeatable_) reject(fmt::format("'{}' with nothing to repeat", text_[position_]));
+    if (!repeatable_) reject(visq::format("'{}' with nothing to repeat", text_[position_]));
     if (accept("{")) return counted_quantifier();
     out_ += text_[position_++];
     if (position_ < text_.size() && (text_[position_] == '?' || text_[position_] == '+'))
@@ -104,25 +102,25 @@ class Rewriter {
   void counted_quantifier() {
     const std::optional<int> low = number();
     if (!low) reject("a '{' that does not begin {m,n}");
-    out_ += fmt::format("{{{}", *low);
+    out_ += visq::format("{{{}", *low);
     if (accept(",")) {
       out_ += ',';
       if (const auto high = number()) {
         if (*high < *low) reject("a count {m,n} with n below m");
-        out_ += fmt::format("{}", *high);
+        out_ += visq::format("{}", *high);
       }
     }
     if (!accept("}")) reject("a '{' that does not begin {m,n}");
     out_ += '}';
     if (position_ < text_.size() && (text_[position_] == '?' || text_[position_] == '+'))
-      reject(fmt::format("'{}' behind {{m,n}}", text_[position_]));
+      reject(visq::format("'{}' behind {{m,n}}", text_[position_]));
   }
 
   std::optional<int> number() {
     std::optional<int> value;
     while (position_ < text_.size() && text_[position_] >= '0' && text_[position_] <= '9') {
       value = value.value_or(0) * 10 + (text_[position_++] - '0');
-      if (*value > kMaxRepeats) reject(fmt::format("more than {} repetitions", kMaxRepeats));
+      if (*value > kMaxRepeats) reject(visq::format("more than {} repetitions", kMaxRepeats));
     }
     return value;
   }
@@ -141,7 +139,7 @@ class Rewriter {
       if (accept(letter + "{L}")) return Property{CharClass::letter, negated};
       if (accept(letter + "{N}")) return Property{CharClass::number, negated};
       if (text_.substr(position_).starts_with(letter + "{"))
-        reject(fmt::format("'\\{}'", text_.substr(position_, text_.find('}', position_) + 1 - position_)));
+        reject(visq::format("'\\{}'", text_.substr(position_, text_.find('}', position_) + 1 - position_)));
     }
     return std::nullopt;
   }
@@ -154,7 +152,7 @@ class Rewriter {
     if (position_ == text_.size()) reject("a backslash at the end");
     const char c = text_[position_];
     if (std::string_view("\\^$.|?*+()[]{}-/#&~!%=:;,\"_").find(c) == std::string_view::npos)
-      reject(fmt::format("'\\{}'", c));
+      reject(visq::format("'\\{}'", c));
     ++position_;
     return static_cast<char32_t>(c);
   }

@@ -129,7 +129,7 @@ std::vector<Sample> read_samples(const fs::path& file, int64_t limit) {
   std::vector<Sample> samples;
   std::string line;
   for (int64_t number = 1; limit == 0 || static_cast<int64_t>(samples.size()) < limit; ++number) {
-    const std::string origin = fmt::format("{}:{}", name, number);
+    const std::string origin = visq::format("{}:{}", name, number);
     if (!read_line(in, line, origin)) break;
     if (!is_blank(line)) samples.push_back(parse_sample(line, folder, origin));
   }

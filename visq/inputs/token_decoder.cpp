@@ -144,7 +144,7 @@ TokenDecoder TokenDecoder::parse(const Json& component, const std::string& origi
 }
 
 std::string TokenDecoder::decode(std::vector<std::string> tokens) const {
-  if (!present_) return fmt::format("{}", fmt::join(tokens, " "));
+  if (!present_) return visq::format("{}", fmt::join(tokens, " "));
   for (const Step& step : steps_)
     tokens = std::visit([&](const auto& s) { return run(s, std::move(tokens)); }, step);
   return joined(tokens);

@@ -62,8 +62,8 @@ void warn_about_shifted_ids(const TokenizerFiles& files, const AddedTokens& adde
     const auto id = added.id_of(declared.token.content);
     if (!id || *id == declared.id) continue;
     log_warning(
-        fmt::format("{}: added token '{}' declares the id {} but gets {}, as in the reference library",
-                    files.origin, declared.token.content, declared.id, *id));
+        visq::format("{}: added token '{}' declares the id {} but gets {}, as in the reference library",
+                     files.origin, declared.token.content, declared.id, *id));
     return;
   }
 }

@@ -83,7 +83,7 @@ void check_shards_exist(const fs::path& directory, const std::set<std::string>& 
   if (missing.empty()) return;
   fail("{}: the shard is missing{}. The download is incomplete: fetch it again.",
        (directory / missing[0]).string(),
-       missing.size() > 1 ? fmt::format(", and {} more of {}", missing.size() - 1, shards.size()) : "");
+       missing.size() > 1 ? visq::format(", and {} more of {}", missing.size() - 1, shards.size()) : "");
 }
 
 std::set<std::string> loose_safetensors(const fs::path& directory) {

@@ -83,7 +83,8 @@ void make_directories(const fs::path& directory) {
 }
 
 std::string shard_name(size_t shard, size_t count) {
-  return count == 1 ? "model.safetensors" : fmt::format("model-{:05}-of-{:05}.safetensors", shard + 1, count);
+  return count == 1 ? "model.safetensors"
+                    : visq::format("model-{:05}-of-{:05}.safetensors", shard + 1, count);
 }
 
 void rename_or_fail(const fs::path& from, const fs::path& to) {
@@ -100,7 +101,7 @@ fs::path create_aside(const fs::path& directory) {
 }
 
 std::string describe(at::ScalarType dtype, at::IntArrayRef shape) {
-  return fmt::format("{} [{}]", c10::toString(dtype), fmt::join(shape, ", "));
+  return visq::format("{} [{}]", c10::toString(dtype), fmt::join(shape, ", "));
 }
 
 }  // namespace
@@ -278,7 +279,7 @@ void CheckpointWriter::move_into_place() {
     throw;
   }
   fs::remove_all(aside, code);
-  if (code) log_warning(fmt::format("{}: cannot be removed ({})", aside.string(), code.message()));
+  if (code) log_warning(visq::format("{}: cannot be removed ({})", aside.string(), code.message()));
 }
 
 }  // namespace visq

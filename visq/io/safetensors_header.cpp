@@ -6,6 +6,7 @@
 #include <tuple>
 #include <utility>
 
+#include "visq/core/format.h"
 #include "visq/core/json.h"
 
 namespace visq {
@@ -277,8 +278,9 @@ std::string lay_out(std::vector<TensorInfo>& tensors) {
     if (!bytes || __builtin_add_overflow(end, *bytes, &end)) fail("tensor '{}' is too large", tensor.name);
     tensor.begin = end - *bytes;
     tensor.end = end;
-    json += fmt::format(R"(,{}:{{"dtype":"{}","shape":{},"data_offsets":[{},{}]}})", Json(tensor.name).dump(),
-                        safetensors_dtype(tensor.dtype), Json(tensor.shape).dump(), tensor.begin, tensor.end);
+    json +=
+        visq::format(R"(,{}:{{"dtype":"{}","shape":{},"data_offsets":[{},{}]}})", Json(tensor.name).dump(),
+                     safetensors_dtype(tensor.dtype), Json(tensor.shape).dump(), tensor.begin, tensor.end);
   }
   json += '}';
   json.resize((json.size() + 7) / 8 * 8, ' ');

@@ -62,8 +62,8 @@ Calibration::Calibration(const Model& model, const CalibrationOptions& options) 
         "--text-only",
         options.data.string());
   if (left_out_ > 0)
-    log_warning(fmt::format("{} samples with images are longer than {} tokens and were left out (--seq-len)",
-                            left_out_, options.max_tokens));
+    log_warning(visq::format("{} samples with images are longer than {} tokens and were left out (--seq-len)",
+                             left_out_, options.max_tokens));
 }
 
 void Calibration::add_chunk(const std::vector<EncodedSample>& samples) {

@@ -110,21 +110,11 @@ Plan make_plan(const Model& model, const Recipe& recipe, const Preset& preset, c
   if (plan.sites.empty()) {
     std::string rules;
     for (const Rule& rule : recipe.rules)
-      rules += fmt::format("{}{} '{}'", rules.empty() ? "" : ", ", rule.scheme ? "quantize" : "skip",
-                           rule.pattern);
+      rules += visq::format("{}{} '{}'", rules.empty() ? "" : ", ", rule.scheme ? "quantize" : "skip",
+                            rule.pattern);
     fail("the recipe matches no linear of this model ({}); the linears are named like '{}'", rules,
          model.names().module(spec, 0, Role::q));
   }
-  if (plan.scheme.solver != Solver::max)
-    for (const Site& site : plan.sites) {
-      const std::string base = fmt::format("{}layers.{}.", spec.decoder_prefix, site.layer);
-      if (site.role == Role::q) plan.rewritten.insert(model.names().source(base + "input_layernorm.weight"));
-      if (site.role == Role::gate)
-        plan.rewritten.insert(model.names().source(base + "post_attention_layernorm.weight"));
-      if ((site.role == Role::v || site.role == Role::up) &&
-          checkpoint.contains(site.linear.module + ".bias"))
-        plan.rewritten.insert(site.linear.module + ".bias");
-    }
   if (recipe.kv_cache != KvCacheFormat::none)
     for (int64_t layer = 0; layer < spec.decoder.layers; ++layer) {
       const std::string key_projection = model.names().module(spec, layer, Role::k);
@@ -158,7 +148,7 @@ std::string describe_plan(const Plan& plan, const Model& model) {
   uint64_t weights = 0;
   for (const Site& site : plan.sites)
     weights += static_cast<uint64_t>(site.linear.rows * site.linear.columns);
-  std::string text = fmt::format(
+  std::string text = visq::format(
       "{}  →  {}\n"
       "  layout       {}, read by {}\n"
       "  weights      {} ({:.3g} bits each with scales), inputs {}, solver {}, KV cache {}\n"
@@ -166,15 +156,15 @@ std::string describe_plan(const Plan& plan, const Model& model) {
       "  left as is   {}{}\n"
       "  size         {} → {} ({:.2f}×)\n",
       preset.name, plan.directory.string(), plan.layout->name(),
-      engines.empty() ? std::string("no engine") : fmt::format("{}", fmt::join(engines, ", ")), preset.weight,
-      plan.scheme.bits_per_weight(), preset.input, solver_name(plan.scheme.solver),
+      engines.empty() ? std::string("no engine") : visq::format("{}", fmt::join(engines, ", ")),
+      preset.weight, plan.scheme.bits_per_weight(), preset.input, solver_name(plan.scheme.solver),
       plan.recipe.kv_cache == KvCacheFormat::fp8 ? "fp8" : "none", plan.sites.size(), spec.decoder.layers,
       static_cast<double>(weights) / 1e6, "vision tower, projector, embeddings, norms, lm_head",
       plan.left_out.empty() ? std::string()
-                            : fmt::format(", and {} linears by --only/--skip", plan.left_out.size()),
+                            : visq::format(", and {} linears by --only/--skip", plan.left_out.size()),
       human_bytes(plan.source_bytes), human_bytes(plan.output_bytes),
       static_cast<double>(plan.source_bytes) / static_cast<double>(plan.output_bytes));
-  for (const std::string& module : plan.left_out) text += fmt::format("    {}\n", module);
+  for (const std::string& module : plan.left_out) text += visq::format("    {}\n", module);
   return text;
 }
 

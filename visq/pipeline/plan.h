@@ -1,7 +1,6 @@
 // What a run will write, worked out from names, shapes and the recipe alone, before any tensor is read.
 #pragma once
 #include <filesystem>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -25,10 +24,9 @@ struct Plan {
   const Layout* layout = nullptr;
   std::filesystem::path directory;
 
-  std::vector<Site> sites;             ///< quantized linears, layer by layer
-  std::vector<std::string> left_out;   ///< decoder linears that the recipe excludes
-  std::set<std::string> rewritten;     ///< source tensors that smoothing may change (same name, dtype, shape)
-  std::vector<PlannedTensor> tensors;  ///< everything that is written, in source order
+  std::vector<Site> sites;                      ///< quantized linears, layer by layer
+  std::vector<std::string> left_out;            ///< decoder linears that the recipe excludes
+  std::vector<PlannedTensor> tensors;           ///< everything that is written, in source order
   uint64_t source_bytes = 0, output_bytes = 0;  ///< of all tensors
 
   const Site* find(int64_t layer, nn::Role role) const;  ///< nullptr when left out

@@ -21,6 +21,7 @@ struct Output {
   const Plan& plan;
   std::unique_ptr<CheckpointWriter> writer;
   FormatResult result;
+  std::set<std::string> rewritten = {};  // norms and biases that smoothing changed
 };
 
 // The folder of several outputs, removed again when the run fails before anything is in it.
@@ -40,20 +41,18 @@ class ParentFolder {
   bool existed_;
 };
 
-// Source tensors that go over byte for byte: planned under their own name, and not about to be rewritten.
-std::vector<std::string> verbatim_tensors(const Plan& plan, const Checkpoint& checkpoint) {
-  std::set<std::string> replaced;
-  for (const Site& site : plan.sites) replaced.insert(site.linear.module + ".weight");
+// Source tensors that go over byte for byte: planned under their own name, neither quantized nor rewritten.
+std::vector<std::string> verbatim_tensors(const Output& output, const Checkpoint& checkpoint) {
+  std::set<std::string> written = output.rewritten;
+  for (const Site& site : output.plan.sites) written.insert(site.linear.module + ".weight");
   std::vector<std::string> names;
-  for (const PlannedTensor& tensor : plan.tensors)
-    if (checkpoint.contains(tensor.name) && !replaced.contains(tensor.name) &&
-        !plan.rewritten.contains(tensor.name))
-      names.push_back(tensor.name);
+  for (const PlannedTensor& tensor : output.plan.tensors)
+    if (checkpoint.contains(tensor.name) && !written.contains(tensor.name)) names.push_back(tensor.name);
   return names;
 }
 
 void copy_verbatim(Output& output, const Checkpoint& checkpoint) {
-  const std::vector<std::string> names = verbatim_tensors(output.plan, checkpoint);
+  const std::vector<std::string> names = verbatim_tensors(output, checkpoint);
   parallel_for(static_cast<int64_t>(names.size()), 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       check_interrupt();
@@ -67,22 +66,10 @@ void write_layer(Output& output, const Model& model, int64_t layer, const Solved
   for (const auto& [site, linear] : solved.linears)
     for (const LayoutTensor& tensor : output.plan.layout->tensors(site->linear))
       output.writer->write(tensor.planned.name, tensor.value(linear).to(at::kCPU));
-  std::set<std::string> changed;
   for (const auto& [name, value] : solved.rewritten) {
     output.writer->write(name, value);
-    changed.insert(name);
+    output.rewritten.insert(name);
   }
-  // A group that could have been smoothed but was not leaves its norm as it is.
-  const std::string norms[] = {"input_layernorm.weight", "post_attention_layernorm.weight"};
-  const std::string base = fmt::format("{}layers.{}.", model.spec().decoder_prefix, layer);
-  std::vector<std::string> candidates;
-  for (const std::string& norm : norms) candidates.push_back(model.names().source(base + norm));
-  for (const nn::Role role : {nn::Role::v, nn::Role::up})
-    candidates.push_back(model.names().module(model.spec(), layer, role) + ".bias");
-  for (const std::string& name : candidates)
-    if (output.plan.rewritten.contains(name) && !changed.contains(name))
-      output.writer->write(name, model.checkpoint().bytes(name));
-
   if (solved.kv_scales) {
     const std::string key_projection = model.names().module(model.spec(), layer, nn::Role::k);
     const auto kv = output.plan.layout->kv_tensors(key_projection.substr(0, key_projection.rfind('.')),
@@ -136,7 +123,7 @@ QuantizeResult quantize(const Model& model, const std::vector<Plan>& plans, cons
   // Outputs first: an existing directory or a full disk is found out before the long work.
   std::vector<Output> outputs;
   for (const Plan& plan : plans) {
-    Output output{plan, nullptr, {}};
+    Output output{plan, nullptr, {}, {}};
     output.writer = std::make_unique<CheckpointWriter>(
         plan.directory, plan.tensors, CheckpointWriter::Options{options.max_shard_bytes, options.force});
     output.result.format = plan.recipe.name;
@@ -146,8 +133,8 @@ QuantizeResult quantize(const Model& model, const std::vector<Plan>& plans, cons
     output.result.output_bytes = plan.output_bytes;
     output.result.linears = plan.sites.size();
     if (plan.layout->engines(plan.scheme).empty())
-      log_warning(fmt::format("no engine reads {} in the {} layout (--layout auto picks one that is read)",
-                              plan.recipe.name, plan.layout->name()));
+      log_warning(visq::format("no engine reads {} in the {} layout (--layout auto picks one that is read)",
+                               plan.recipe.name, plan.layout->name()));
     outputs.push_back(std::move(output));
   }
   bool with_gram = false;

@@ -114,8 +114,8 @@ at::Tensor LayerSolver::smoothing_scale(const Plan& plan, InputGroup group, Grou
 // have to undo: returns that scale.
 at::Tensor LayerSolver::fold_into_norm(InputGroup group, const at::Tensor& scale, SmoothedLayer& smoothed) {
   const std::string norm = group == InputGroup::attn_in ? "input_layernorm" : "post_attention_layernorm";
-  const std::string name =
-      model_.names().source(fmt::format("{}layers.{}.{}.weight", model_.spec().decoder_prefix, layer_, norm));
+  const std::string name = model_.names().source(
+      visq::format("{}layers.{}.{}.weight", model_.spec().decoder_prefix, layer_, norm));
   const at::Tensor stored = model_.checkpoint().tensor(name);
   const at::Tensor before = stored.to(model_.device(), at::kFloat);
   const at::Tensor after = (before / scale).to(stored.scalar_type());

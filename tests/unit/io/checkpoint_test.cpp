@@ -1,6 +1,7 @@
 #include "visq/io/checkpoint.h"
 
 #include "tests/unit/io/fixtures.h"
+#include "visq/core/format.h"
 
 namespace visq {
 namespace {
@@ -109,7 +110,7 @@ TEST_F(CheckpointDirectory, RefusesATensorThatTwoShardsHold) {
 TEST_F(CheckpointDirectory, RefusesShardNamesThatLeaveTheDirectory) {
   for (const char* name :
        {"../m.safetensors", "/etc/passwd", "sub/m.safetensors", "..", ".", "", "a\\\\b", "a\\n"}) {
-    index(fmt::format(R"({{"a": "{}"}})", name));
+    index(visq::format(R"({{"a": "{}"}})", name));
     EXPECT_TRUE(contains(error(), "which is not a plain file name")) << name;
   }
 }
@@ -123,7 +124,7 @@ TEST_F(CheckpointDirectory, RefusesABrokenIndex) {
   EXPECT_TRUE(contains(error(), "the shard of tensor 'a' is not a string"));
   index("{");
   EXPECT_TRUE(contains(error(), "not valid JSON"));
-  index(fmt::format(R"({{"a": "{}"}})", std::string(300, 'x')));  // longer than a file name can be
+  index(visq::format(R"({{"a": "{}"}})", std::string(300, 'x')));  // longer than a file name can be
   EXPECT_TRUE(contains(error(), "the shard is missing"));
   index(std::string(1'000'000, '['));
   EXPECT_TRUE(contains(error(), "not valid JSON"));

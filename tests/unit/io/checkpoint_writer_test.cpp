@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "tests/unit/io/fixtures.h"
+#include "visq/core/format.h"
 #include "visq/core/json.h"
 #include "visq/io/checkpoint.h"
 
@@ -101,7 +102,7 @@ TEST_F(Writer, AlignsEveryTensorForItsType) {
 
 TEST_F(Writer, BytesDoNotDependOnTheOrderOrTheThreadsOfTheWrites) {
   std::vector<std::string> names;
-  for (int i = 0; i < 40; ++i) names.push_back(fmt::format("t{}", i));
+  for (int i = 0; i < 40; ++i) names.push_back(visq::format("t{}", i));
   const auto value = [](int i) { return at::full({2, 2}, i); };
   {
     const auto writer = open(plan_of(names));

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "tests/unit/io/fixtures.h"
+#include "visq/core/format.h"
 
 namespace visq {
 namespace {
@@ -112,7 +113,7 @@ TEST_F(Safetensors, RoundTripsEveryDtype) {
       auto* bytes = static_cast<uint8_t*>(tensor.mutable_data_ptr());
       for (size_t i = 0; i < tensor.nbytes(); ++i)
         bytes[i] = static_cast<uint8_t>(dtype == at::kBool ? i % 2 : 37 * i + 11);
-      tensors.emplace_back(fmt::format("{}-{}d-{}", name, shape.size(), tensor.numel()), tensor);
+      tensors.emplace_back(visq::format("{}-{}d-{}", name, shape.size(), tensor.numel()), tensor);
     }
   }
 
@@ -216,7 +217,7 @@ TEST_F(Safetensors, RefusesAHeaderThatIsNoJsonObject) {
 TEST_F(Safetensors, RefusesMetadataThatIsNoMapOfStrings) {
   for (const char* metadata :
        {"1", "[]", "null", R"({"a":1})", R"({"a":{}})", R"({"a":["b"]})", R"({"a":null})"})
-    EXPECT_TRUE(contains(error_for_header(fmt::format(R"({{"__metadata__":{}}})", metadata)),
+    EXPECT_TRUE(contains(error_for_header(visq::format(R"({{"__metadata__":{}}})", metadata)),
                          "'__metadata__' is not a map of strings"))
         << metadata;
 }
@@ -240,17 +241,17 @@ TEST_F(Safetensors, RefusesEntriesThatAreIncompleteOrOfTheWrongKind) {
   EXPECT_TRUE(contains(error(R"("shape":{})"), "'shape' has an unexpected type"));
   for (const char* dimension : {"-1", "1.0", "null", "true", "\"1\"", "[1]", "18446744073709551616"})
     EXPECT_TRUE(
-        contains(error(fmt::format(R"("shape":[{}])", dimension)), "something else than whole numbers"))
+        contains(error(visq::format(R"("shape":[{}])", dimension)), "something else than whole numbers"))
         << dimension;
   for (const char* pair : {"[]", "[0]", "[0,4,4]", "[-1,4]", "[0,4.0]", "[0,null]", "[0,[4]]", "[0,\"4\"]"})
-    EXPECT_TRUE(contains(error(fmt::format(R"("data_offsets":{})", pair)), "'data_offsets' is not a pair"))
+    EXPECT_TRUE(contains(error(visq::format(R"("data_offsets":{})", pair)), "'data_offsets' is not a pair"))
         << pair;
 }
 
 TEST_F(Safetensors, RefusesShapesThatOverflow) {
   const auto error = [&](const std::string& shape, const std::string& end) {
     return error_for_header(
-        fmt::format(R"({{"a":{{"dtype":"F32","shape":{},"data_offsets":[0,{}]}}}})", shape, end), "1234");
+        visq::format(R"({{"a":{{"dtype":"F32","shape":{},"data_offsets":[0,{}]}}}})", shape, end), "1234");
   };
   EXPECT_TRUE(contains(error("[4294967296,4294967296]", "0"), "tensor 'a' has an impossible shape"));
   EXPECT_TRUE(contains(error("[4611686018427387905]", "4"), "impossible shape"));  // times 4 is 2^64 + 4
@@ -270,8 +271,8 @@ TEST_F(Safetensors, RefusesShapesThatOverflow) {
 
 TEST_F(Safetensors, RefusesRangesThatDoNotFit) {
   const auto error = [&](const std::string& offsets, const char* data = "1234") {
-    return error_for_header(fmt::format(R"({{"a":{{"dtype":"U8","shape":[4],"data_offsets":{}}}}})", offsets),
-                            data);
+    return error_for_header(
+        visq::format(R"({{"a":{{"dtype":"U8","shape":[4],"data_offsets":{}}}}})", offsets), data);
   };
   EXPECT_TRUE(contains(error("[0,3]"), "of dtype U8 and shape [4] takes 4 bytes, but its range holds 3"));
   EXPECT_TRUE(contains(error("[0,5]", "12345"), "takes 4 bytes, but its range holds 5"));
@@ -285,9 +286,9 @@ TEST_F(Safetensors, RefusesRangesThatDoNotFit) {
 
 TEST_F(Safetensors, RefusesOverlapsAndGapsBetweenTensors) {
   const auto error = [&](const char* a, const char* b) {
-    return error_for_header(fmt::format(R"({{"a":{{"dtype":"U8","shape":[4],"data_offsets":{}}},)"
-                                        R"("b":{{"dtype":"U8","shape":[4],"data_offsets":{}}}}})",
-                                        a, b),
+    return error_for_header(visq::format(R"({{"a":{{"dtype":"U8","shape":[4],"data_offsets":{}}},)"
+                                         R"("b":{{"dtype":"U8","shape":[4],"data_offsets":{}}}}})",
+                                         a, b),
                             "12345678");
   };
   ASSERT_EQ(error("[4,8]", "[0,4]"), "");
