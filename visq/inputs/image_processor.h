@@ -10,10 +10,17 @@ namespace visq {
 
 /// One image, ready for the tower.
 struct ProcessedImage {
-  at::Tensor
-      pixels;  ///< fixed size (CLIP, SigLIP): f32 [3, h, w]; patches (Qwen2-VL): f32 [grid_h·grid_w, 3·t·p·p]
-  int64_t grid_h = 0;  ///< patches; 0 for the fixed-size kind
+  /// Fixed size: f32 [3, h, w]. Tiles: f32 [tiles, 3, h, w], in the order of the reference processor.
+  /// Patches: f32 [grid_h·grid_w, 3·t·p·p].
+  at::Tensor pixels;
+  int64_t grid_h = 0;  ///< patches; 0 for the other kinds
   int64_t grid_w = 0;
+  int64_t rows = 0;  ///< grid of tiles that the image was cut into; 0: it was not
+  int64_t columns = 0;
+  int64_t height = 0;  ///< pixels of the original
+  int64_t width = 0;
+  at::Tensor patch_mask;  ///< bool [tiles, h/patch, w/patch]: true where a patch shows the image; undefined:
+                          ///< everywhere
 };
 
 /// The `tv` profile: equal bit for bit to the torchvision backend of the reference processors (spec/inputs.md
