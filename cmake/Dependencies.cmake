@@ -21,7 +21,9 @@ message(STATUS "libtorch: ${TORCH_DIR}")
 add_library(visq_torch INTERFACE)
 add_library(visq::torch ALIAS visq_torch)
 target_include_directories(visq_torch SYSTEM INTERFACE ${TORCH_INCLUDE_DIRS})
-target_link_libraries(visq_torch INTERFACE ${TORCH_LIBRARIES})
+# libstdc++ first: some builds of libtorch export parts of std::filesystem of an older compiler, which crash when they are
+# found before the real ones.
+target_link_libraries(visq_torch INTERFACE stdc++ ${TORCH_LIBRARIES})
 separate_arguments(torch_flags NATIVE_COMMAND "${TORCH_CXX_FLAGS}")
 target_compile_options(visq_torch INTERFACE ${torch_flags})
 

@@ -19,8 +19,8 @@ struct ProcessedImage {
   int64_t columns = 0;
   int64_t height = 0;  ///< pixels of the original
   int64_t width = 0;
-  at::Tensor patch_mask;  ///< bool [tiles, h/patch, w/patch]: true where a patch shows the image; undefined:
-                          ///< everywhere
+  at::Tensor patch_mask{};  ///< bool [tiles, h/patch, w/patch]: true where a patch shows the image;
+                            ///< undefined: everywhere
 };
 
 /// The `tv` profile: equal bit for bit to the torchvision backend of the reference processors (spec/inputs.md
