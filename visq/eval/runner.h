@@ -27,7 +27,7 @@ class Runner {
   const std::optional<QuantizedCheckpoint>& quantized() const { return quantized_; }
 
   /// Hidden states after the last layer, [tokens, hidden].
-  at::Tensor forward(const Batch& batch, nn::KvCache* cache = nullptr) const;
+  at::Tensor forward(Batch batch, nn::KvCache* cache = nullptr) const;
 
   /// Greedy answers. @param max_new_tokens  longest answer, in tokens
   std::vector<std::string> generate(std::span<const EncodedSample> prompts, int64_t max_new_tokens) const;

@@ -27,11 +27,13 @@ struct EncodedSample {
 /// Longest sample that is accepted, in tokens.
 inline constexpr int64_t kMaxSampleTokens = 32768;
 
-/// Sequences laid end to end.
+/// Sequences laid end to end, on their way through the decoder.
 struct Batch {
-  at::Tensor hidden;                   ///< [tokens, hidden]: embeddings with image features merged in
-  at::Tensor positions;                ///< int64 [axes, tokens]
-  at::Tensor image_mask;               ///< bool [tokens]: true at image tokens
+  at::Tensor hidden;      ///< [tokens, hidden]: embeddings with image features merged in
+  at::Tensor positions;   ///< int64 [axes, tokens]
+  nn::RopeTable rope;     ///< of the positions
+  at::Tensor blocks;      ///< int64 [tokens]: tokens that see one another (decoder_layer); may be undefined
+  at::Tensor image_mask;  ///< bool [tokens]: true at image tokens
   std::vector<int64_t> offsets;        ///< sequences + 1
   std::vector<int64_t> next_position;  ///< per sequence: position of the next generated token
 };
@@ -65,14 +67,17 @@ class Model {
   /// Tower + projector + embedding + merge.
   /// @throws Error when image tokens and image features differ in number
   Batch embed(std::span<const EncodedSample> samples) const;
-  /// Embedding of single new tokens (generation): one token a sequence.
-  at::Tensor embed_ids(const at::Tensor& ids) const;
+  /// Single new tokens (generation): one a sequence, at the given positions.
+  Batch embed_next(const std::vector<int64_t>& ids, const std::vector<int64_t>& positions) const;
   /// Image features after tower (before the projector; Qwen2.5-VL: in window order), [rows, width], and after
   /// the projector, [image tokens, hidden], images one after the other.
   at::Tensor tower_features(const std::vector<ProcessedImage>& images) const;
   at::Tensor image_features(const std::vector<ProcessedImage>& images) const;
 
   nn::DecoderLayer load_layer(int64_t index) const;
+  /// The batch after one more layer.
+  void advance(Batch& batch, const nn::DecoderLayer& layer, const nn::LayerObserver* observer = nullptr,
+               nn::KvCache* cache = nullptr) const;
   /// A plain linear from the files. @throws Error when its weight is absent or packed
   nn::Linear load_linear(const std::string& module) const;
   /// Final norm and head. @param hidden [tokens, hidden] → [tokens, vocab] (float32)
@@ -97,7 +102,7 @@ class Model {
   const nn::VisionTower& tower() const;
   int64_t image_tokens(const ProcessedImage& image) const;
   std::string expand_images(const std::string& prompt, const std::vector<ProcessedImage>& images) const;
-  at::Tensor embed_rows(const at::Tensor& ids) const;
+  at::Tensor embed_rows(const std::vector<int64_t>& ids) const;
 };
 
 }  // namespace visq

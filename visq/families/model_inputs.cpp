@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <iterator>
 
 #include "visq/families/model_parts.h"
 #include "visq/families/positions.h"
@@ -127,25 +128,53 @@ EncodedSample Model::encode(const Sample& sample, bool with_answer) const {
   });
 }
 
-/// Rows of the embedding table, gathered where it lies (the mapped file), then converted.
-at::Tensor Model::embed_rows(const at::Tensor& ids) const {
+/// Rows of the embedding table, gathered where it lies (the mapped file), then converted and scaled.
+at::Tensor Model::embed_rows(const std::vector<int64_t>& ids) const {
   const at::Tensor table = stored(spec_.decoder_prefix + "embed_tokens.weight");
-  const at::Tensor local = ids.to(at::kCPU);
-  if (local.numel() > 0) {
-    const auto [lowest, highest] = local.aminmax();
-    if (lowest.item<int64_t>() < 0 || highest.item<int64_t>() >= table.size(0))
+  for (const int64_t id : ids)
+    if (id < 0 || id >= table.size(0))
       fail("{}: the tokenizer makes token {}, but the embedding has {} rows",
-           checkpoint_.directory().string(), highest.item<int64_t>(), table.size(0));
-  }
-  return table.index_select(0, local).to(device_, dtype_);
+           checkpoint_.directory().string(), id, table.size(0));
+  const at::Tensor rows = table.index_select(0, at::tensor(ids, at::kLong)).to(device_, dtype_);
+  if (spec_.decoder.embed_scale == 1) return rows;
+  return rows * at::full({}, spec_.decoder.embed_scale, at::kFloat).to(dtype_).to(device_);
 }
 
-at::Tensor Model::embed_ids(const at::Tensor& ids) const { return embed_rows(ids); }
+Batch Model::embed_next(const std::vector<int64_t>& ids, const std::vector<int64_t>& positions) const {
+  Batch batch;
+  batch.hidden = embed_rows(ids);
+  batch.positions =
+      at::tensor(positions, at::kLong).unsqueeze(0).expand({spec_.mrope ? 3 : 1, -1}).to(device_);
+  for (size_t i = 0; i <= ids.size(); ++i) batch.offsets.push_back(static_cast<int64_t>(i));
+  batch.rope = nn::rope_table(spec_.decoder, batch.positions, dtype_, batch.offsets);
+  return batch;
+}
+
+namespace {
+
+/// The numbers of the blocks whose tokens see one another; empty: there are none. Each run of image tokens is
+/// one (Gemma 3), or each prompt (PaliGemma).
+std::vector<int64_t> unordered_blocks(const ModelSpec& spec, const EncodedSample& sample) {
+  std::vector<int64_t> blocks(sample.ids.size(), -1);
+  if (spec.decoder.unordered == nn::DecoderSpec::Unordered::prompt)
+    std::fill_n(blocks.begin(), sample.prompt_tokens, 0);
+  if (spec.decoder.unordered == nn::DecoderSpec::Unordered::images) {
+    int64_t block = -1;
+    for (size_t i = 0; i < blocks.size(); ++i) {
+      if (sample.ids[i] != spec.image_token_id) continue;
+      if (i == 0 || sample.ids[i - 1] != spec.image_token_id) ++block;
+      blocks[i] = block;
+    }
+  }
+  return blocks;
+}
+
+}  // namespace
 
 Batch Model::embed(std::span<const EncodedSample> samples) const {
   Batch batch;
   batch.offsets = {0};
-  std::vector<int64_t> ids, image_rows;
+  std::vector<int64_t> ids, image_rows, blocks;
   std::array<std::vector<int64_t>, 3> axes;
   std::vector<ProcessedImage> images;
   for (const EncodedSample& sample : samples) {
@@ -159,13 +188,15 @@ Batch Model::embed(std::span<const EncodedSample> samples) const {
         axes[axis].insert(axes[axis].end(), positions.axes[axis].begin(), positions.axes[axis].end());
       batch.next_position.push_back(positions.next);
     } else {
-      for (int64_t i = 0; i < tokens; ++i) axes[0].push_back(i);
-      batch.next_position.push_back(tokens);
+      const int64_t first = spec_.decoder.first_position;
+      for (int64_t i = 0; i < tokens; ++i) axes[0].push_back(first + i);
+      batch.next_position.push_back(first + tokens);
     }
     for (const int64_t id : sample.ids) {
       if (id == spec_.image_token_id) image_rows.push_back(static_cast<int64_t>(ids.size()));
       ids.push_back(id);
     }
+    std::ranges::copy(unordered_blocks(spec_, sample), std::back_inserter(blocks));
     images.insert(images.end(), sample.images.begin(), sample.images.end());
     batch.offsets.push_back(static_cast<int64_t>(ids.size()));
   }
@@ -174,7 +205,10 @@ Batch Model::embed(std::span<const EncodedSample> samples) const {
   for (const auto& axis : axes)
     if (spec_.mrope || rows.empty()) rows.push_back(at::tensor(axis, at::kLong));
   batch.positions = at::stack(rows).to(device_);
-  batch.hidden = embed_rows(at::tensor(ids, at::kLong));
+  batch.rope = nn::rope_table(spec_.decoder, batch.positions, dtype_, batch.offsets);
+  if (std::ranges::any_of(blocks, [](int64_t block) { return block >= 0; }))
+    batch.blocks = at::tensor(blocks, at::kLong).to(device_);
+  batch.hidden = embed_rows(ids);
   const at::Tensor places = at::tensor(image_rows, at::kLong).to(device_);
   batch.image_mask = at::zeros({batch.hidden.size(0)}, batch.hidden.options().dtype(at::kBool));
   batch.image_mask.index_fill_(0, places, 1);

@@ -76,9 +76,10 @@ void write_layer(Output& output, const Model& model, int64_t layer, const Solved
     output.rewritten.insert(name);
   }
   if (solved.kv_scales) {
-    const std::string key_projection = model.names().module(model.spec(), layer, nn::Role::k);
-    const auto kv = output.plan.layout->kv_tensors(key_projection.substr(0, key_projection.rfind('.')),
-                                                   model.checkpoint().info(key_projection + ".weight").dtype);
+    const std::string keys =
+        model.names().module(model.spec(), layer, nn::key_rows(model.spec().decoder).role);
+    const auto kv = output.plan.layout->kv_tensors(model.names().attention(model.spec(), layer),
+                                                   model.checkpoint().info(keys + ".weight").dtype);
     const auto write = [&](const PlannedTensor& tensor, float value) {
       output.writer->write(tensor.name, at::full(tensor.shape, value, at::kFloat).to(tensor.dtype));
     };
