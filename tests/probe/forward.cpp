@@ -77,7 +77,7 @@ void run(const std::vector<std::string>& arguments) {
     out.emplace_back("ids." + index, at::tensor(samples.back().ids, at::kLong));
     if (samples.back().images.empty()) continue;
     out.emplace_back("tower." + index, owned(model.tower_features(samples.back().images)));
-    out.emplace_back("features." + index, owned(model.image_features(samples.back().images)));
+    out.emplace_back("features." + index, owned(model.image_features(samples.back().images).rows));
   }
   std::vector<nn::DecoderLayer> layers;
   for (int64_t i = 0; i < model.spec().decoder.layers; ++i) layers.push_back(model.load_layer(i));

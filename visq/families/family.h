@@ -8,6 +8,7 @@
 #include "visq/core/json.h"
 #include "visq/inputs/samples.h"
 #include "visq/nn/decoder.h"
+#include "visq/nn/projector.h"
 #include "visq/nn/vision.h"
 
 namespace visq {
@@ -23,17 +24,42 @@ enum class PromptStyle { vicuna, chatml, chatml_images_first };
 
 /// Tensor names of a tower below its prefix; a name is empty where the tower has no such part.
 struct TowerNames {
-  std::string patch;                            ///< module of the patch convolution
-  std::string class_embedding, position_table;  ///< tensors
-  std::string pre_norm;                         ///< module
-  std::string blocks;                           ///< "encoder.layers.": blocks are at blocks + "N."
+  std::string patch = {};                                 ///< module of the patch convolution
+  std::string class_embedding = {}, position_table = {};  ///< tensors
+  std::string pre_norm = {}, post_norm = {};              ///< modules
+  std::string blocks = {};                                ///< "encoder.layers.": blocks are at blocks + "N."
   // Modules below a block.
-  std::string norm1, norm2, q, k, v, qkv, out, fc1, fc2, gate, up, down;
+  std::string norm1 = {}, norm2 = {}, q = {}, k = {}, v = {}, qkv = {}, q_norm = {}, k_norm = {}, out = {};
+  std::string fc1 = {}, fc2 = {}, gate = {}, up = {}, down = {};
+  std::string scale1 = {}, scale2 = {};  ///< tensors below a block
 };
 
-/// Modules of a projector below its prefix.
-struct ProjectorNames {
-  std::string norm, linear_1, linear_2;
+/// How the feature rows of an image become a run of tokens, and the text around them.
+/// Source: spec/models-llava-vila-qwen.md §4–6, §10; spec/models-phi-gemma.md §1.3, §3.5, §4.4, §5.
+struct ImageLayout {
+  enum class Kind {
+    flat,    ///< rows as they are, tile after tile
+    anyres,  ///< whole image; then the mosaic of its tiles, padding cut away, a learned row behind each line
+    hd,      ///< the mosaic with such rows, a learned separator, then the whole image with such rows (Phi)
+    row_breaks,  ///< flat, with a token of text behind each line of the grid (Pixtral)
+    tagged,      ///< tile after tile, then the whole image, each announced by text (Idefics3)
+    scales,      ///< tiles of several scales, stacked on the channels before the projector (VILA dynamic_s2)
+  };
+  Kind kind = Kind::flat;
+
+  // Learned rows (canonical tensor names).
+  std::string row_end, separator;
+  int64_t max_tiles = 0;         ///< anyres: larger mosaics shrink to about so many tiles' rows; 0: never
+  std::vector<int64_t> scales;   ///< scales: tiles a side of each but the last, which has rows × columns
+  int64_t reference_scale = -1;  ///< scales: the one whose grid the others take; −1: the last
+  /// Token whose embedding ends the rows of a tile (flat) or of the image (scales): VILA's line break.
+  std::optional<int64_t> end_id;
+
+  // Text. `before` and `after` stand around the whole run, which is one image token a feature row.
+  std::string before, after;
+  std::string tile_end;                        ///< flat: behind each tile
+  std::string row_break, last_break;           ///< row_breaks: behind each line but the last, behind the last
+  std::string tile_tag, global_tag, line_end;  ///< tagged; "{row}" and "{column}" count from 1
 };
 
 struct ModelSpec {
@@ -41,21 +67,26 @@ struct ModelSpec {
   std::string architecture;  ///< as in config.json
   nn::DecoderSpec decoder;
   nn::VisionSpec vision;
-  nn::ProjectorSpec projector;
+  nn::ProjectorSpec projector;         ///< on the rows of each tile or image
+  nn::ProjectorSpec packed_projector;  ///< on the rows that ImageLayout has put in order; often empty
+  nn::ProjectorSpec deepstack;         ///< on each of vision.deepstack_blocks
 
   // Tensor names, canonical spelling.
   std::vector<NameRule> name_rules;
   std::string decoder_prefix;    ///< "model.language_model."; layers are at decoder_prefix + "layers.N."
   std::string tower_prefix;      ///< "model.vision_tower.", "model.visual."
   std::string projector_prefix;  ///< "model.multi_modal_projector.", "model.visual.merger."
+  std::string deepstack_prefix;  ///< projectors are at deepstack_prefix + "N."
   TowerNames tower_names;
-  ProjectorNames projector_names;
   /// Globs (canonical) of tensors that are only copied, never used.
   std::vector<std::string> ignored_patterns;
 
   // Image tokens and prompt.
   int64_t image_token_id = 0;
-  std::string image_token;  ///< text of one placeholder, e.g. "<image>"
+  std::string image_token;  ///< text of the token that stands for a feature row, e.g. "<image>"
+  /// Text of one image in the prompt, where it is not image_token; "{n}" counts the images from 1.
+  std::string image_placeholder;
+  ImageLayout layout;
   /// Model falls back to vicuna where chatml_images_first meets a tokenizer without <|im_start|>.
   PromptStyle prompt = PromptStyle::vicuna;
   bool mrope = false;            ///< positions from image grids

@@ -17,13 +17,9 @@ const TowerNames kTowerNames{.patch = "embeddings.patch_embedding",
                              .q = "self_attn.q_proj",
                              .k = "self_attn.k_proj",
                              .v = "self_attn.v_proj",
-                             .qkv = "",
                              .out = "self_attn.out_proj",
                              .fc1 = "mlp.fc1",
-                             .fc2 = "mlp.fc2",
-                             .gate = "",
-                             .up = "",
-                             .down = ""};
+                             .fc2 = "mlp.fc2"};
 
 nn::VisionSpec read_tower(const Json& config, const std::string& origin) {
   // Without vision_config the class builds CLIP-L/336; a partial one falls back to CLIP-B/32 or SigLIP-B/16.
@@ -83,9 +79,11 @@ ModelSpec describe(const Json& config, const std::string& origin) {
   spec.decoder.tied_head = read_tied(config, text, origin);
   spec.vision = read_tower(config, origin);
   read_selection(config, spec.vision, origin);
-  spec.projector.bias = get_or<bool>(config, "multimodal_projector_bias", true, origin);
-  spec.projector.activation =
-      nn::parse_activation(get_or<std::string>(config, "projector_hidden_act", "gelu", origin), origin);
+  const bool bias = get_or<bool>(config, "multimodal_projector_bias", true, origin);
+  const auto act = get_or<std::string>(config, "projector_hidden_act", "gelu", origin);
+  spec.projector = {nn::ProjectorOp::linear("linear_1", spec.decoder.hidden, bias),
+                    nn::ProjectorOp::activation(nn::parse_activation(act, origin)),
+                    nn::ProjectorOp::linear("linear_2", spec.decoder.hidden, bias)};
 
   spec.name_rules = {{"language_model.lm_head.", "lm_head.", {}},
                      {"language_model.model.", "model.language_model.", {}},
@@ -97,7 +95,6 @@ ModelSpec describe(const Json& config, const std::string& origin) {
   spec.tower_prefix = "model.vision_tower.";
   spec.projector_prefix = "model.multi_modal_projector.";
   spec.tower_names = kTowerNames;
-  spec.projector_names = {"", "linear_1", "linear_2"};
   spec.ignored_patterns = {"*.rotary_emb.inv_freq", "*.position_ids", "model.vision_tower.head.*",
                            "model.vision_tower.post_layernorm.*", "model.image_newline"};
 

@@ -97,6 +97,10 @@ void Model::advance(Batch& batch, const nn::DecoderLayer& layer, const nn::Layer
                     nn::KvCache* cache) const {
   batch.hidden = nn::decoder_layer(spec_.decoder, layer, batch.hidden, batch.rope, batch.offsets, observer,
                                    cache, batch.blocks);
+  if (static_cast<size_t>(layer.index) >= batch.deepstack.size()) return;
+  const at::Tensor rows = at::nonzero(batch.image_mask).squeeze(1);
+  const at::Tensor& added = batch.deepstack[static_cast<size_t>(layer.index)];
+  batch.hidden = batch.hidden.index_add(0, rows, added.to(batch.hidden.scalar_type()));
 }
 
 at::Tensor Model::logits(const at::Tensor& hidden) const {

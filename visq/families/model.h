@@ -17,11 +17,19 @@
 
 namespace visq {
 
+struct VisionParts;  // model_parts.h
+
 /// One sample as the model reads it.
 struct EncodedSample {
   std::vector<int64_t> ids;  ///< image placeholders expanded to one id per image token
   std::vector<ProcessedImage> images;
   int64_t prompt_tokens = 0;  ///< ids[prompt_tokens …] are the reference answer and the end token
+};
+
+/// What the images of a batch give to the text model, images one after the other.
+struct ImageFeatures {
+  at::Tensor rows;                    ///< [image tokens, hidden]
+  std::vector<at::Tensor> deepstack;  ///< as Batch::deepstack
 };
 
 /// Longest sample that is accepted, in tokens.
@@ -34,6 +42,8 @@ struct Batch {
   nn::RopeTable rope;     ///< of the positions
   at::Tensor blocks;      ///< int64 [tokens]: tokens that see one another (decoder_layer); may be undefined
   at::Tensor image_mask;  ///< bool [tokens]: true at image tokens
+  /// [image tokens, hidden] each: entry j is added to the rows of image_mask behind decoder layer j.
+  std::vector<at::Tensor> deepstack;
   std::vector<int64_t> offsets;        ///< sequences + 1
   std::vector<int64_t> next_position;  ///< per sequence: position of the next generated token
 };
@@ -69,10 +79,10 @@ class Model {
   Batch embed(std::span<const EncodedSample> samples) const;
   /// Single new tokens (generation): one a sequence, at the given positions.
   Batch embed_next(const std::vector<int64_t>& ids, const std::vector<int64_t>& positions) const;
-  /// Image features after tower (before the projector; Qwen2.5-VL: in window order), [rows, width], and after
-  /// the projector, [image tokens, hidden], images one after the other.
+  /// Image features after the tower (before the projector; Qwen2.5-VL: in window order), [rows, width].
   at::Tensor tower_features(const std::vector<ProcessedImage>& images) const;
-  at::Tensor image_features(const std::vector<ProcessedImage>& images) const;
+  /// After projector and layout.
+  ImageFeatures image_features(const std::vector<ProcessedImage>& images) const;
 
   nn::DecoderLayer load_layer(int64_t index) const;
   /// The batch after one more layer.
@@ -98,10 +108,10 @@ class Model {
   nn::Norm load_norm(const std::string& canonical_module) const;
   nn::Linear load_canonical(const std::string& canonical_module) const;
   nn::VisionTower load_tower() const;
-  nn::Projector load_projector() const;
-  const nn::VisionTower& tower() const;
-  int64_t image_tokens(const ProcessedImage& image) const;
-  std::string expand_images(const std::string& prompt, const std::vector<ProcessedImage>& images) const;
+  nn::Projector load_chain(const std::string& prefix, const nn::ProjectorSpec& chain) const;
+  VisionParts load_vision() const;
+  const VisionParts& vision() const;
+  at::Tensor pack(const at::Tensor& rows, std::span<const ProcessedImage> images) const;
   at::Tensor embed_rows(const std::vector<int64_t>& ids) const;
 };
 

@@ -5,28 +5,10 @@
 #include <algorithm>
 
 #include "visq/core/format.h"
+#include "visq/families/tower_checks.h"
 
 namespace visq {
 namespace {
-
-class Expectations {
- public:
-  void tensor(const std::string& name, std::vector<int64_t> shape) {
-    tensors_.push_back({name, std::move(shape)});
-  }
-  void linear(const std::string& module, int64_t out, int64_t in, bool bias) {
-    tensor(module + ".weight", {out, in});
-    if (bias) tensor(module + ".bias", {out});
-  }
-  void norm(const std::string& module, int64_t channels, bool bias) {
-    tensor(module + ".weight", {channels});
-    if (bias) tensor(module + ".bias", {channels});
-  }
-  std::vector<ExpectedTensor> take() { return std::move(tensors_); }
-
- private:
-  std::vector<ExpectedTensor> tensors_;
-};
 
 /// [out, in] of a decoder linear.
 std::pair<int64_t, int64_t> linear_shape(const nn::DecoderSpec& spec, nn::Role role) {
@@ -89,53 +71,10 @@ void expect_decoder(const ModelSpec& spec, bool with_linears, Expectations& expe
   expect.norm(spec.decoder_prefix + "norm", decoder.hidden, false);
 }
 
-void expect_tower(const ModelSpec& spec, Expectations& expect) {
-  const nn::VisionSpec& vision = spec.vision;
-  const TowerNames& names = spec.tower_names;
-  const std::string& prefix = spec.tower_prefix;
-  const bool norm_bias = !vision.rms_norm;
-  std::vector<int64_t> kernel = {vision.width, 3, vision.patch, vision.patch};
-  if (vision.temporal_patch > 1 || !vision.position_table)
-    kernel.insert(kernel.begin() + 2, vision.temporal_patch);
-  expect.tensor(prefix + names.patch + ".weight", kernel);
-  if (vision.patch_bias) expect.tensor(prefix + names.patch + ".bias", {vision.width});
-  if (vision.class_token) expect.tensor(prefix + names.class_embedding, {vision.width});
-  if (vision.position_table) {
-    const int64_t side = vision.image_size / vision.patch;
-    expect.tensor(prefix + names.position_table, {side * side + (vision.class_token ? 1 : 0), vision.width});
-  }
-  if (vision.pre_norm) expect.norm(prefix + names.pre_norm, vision.width, true);
-  for (int64_t i = 0; i < vision.layers; ++i) {
-    const std::string block = visq::format("{}{}{}.", prefix, names.blocks, i);
-    expect.norm(block + names.norm1, vision.width, norm_bias);
-    expect.norm(block + names.norm2, vision.width, norm_bias);
-    if (vision.fused_qkv) {
-      expect.linear(block + names.qkv, 3 * vision.width, vision.width, true);
-    } else {
-      for (const std::string* const name : {&names.q, &names.k, &names.v})
-        expect.linear(block + *name, vision.width, vision.width, true);
-    }
-    expect.linear(block + names.out, vision.width, vision.width, true);
-    if (vision.gated_mlp) {
-      expect.linear(block + names.gate, vision.mlp_width, vision.width, true);
-      expect.linear(block + names.up, vision.mlp_width, vision.width, true);
-      expect.linear(block + names.down, vision.width, vision.mlp_width, true);
-    } else {
-      expect.linear(block + names.fc1, vision.mlp_width, vision.width, true);
-      expect.linear(block + names.fc2, vision.width, vision.mlp_width, true);
-    }
-  }
-}
-
-void expect_projector(const ModelSpec& spec, Expectations& expect) {
-  const std::string& prefix = spec.projector_prefix;
-  const int64_t layers = std::max<int64_t>(1, static_cast<int64_t>(spec.vision.feature_layers.size()));
-  const int64_t in = spec.vision.width * layers * spec.projector.merge_rows;
-  // The merger keeps its width in the first linear; LLaVA's projector changes to the text model's there.
-  const int64_t middle = spec.projector.merge_rows > 1 ? in : spec.decoder.hidden;
-  if (spec.projector.norm) expect.norm(prefix + spec.projector_names.norm, spec.vision.width, false);
-  expect.linear(prefix + spec.projector_names.linear_1, middle, in, spec.projector.bias);
-  expect.linear(prefix + spec.projector_names.linear_2, spec.decoder.hidden, middle, spec.projector.bias);
+/// Leading extents of one aside.
+std::vector<int64_t> compact(const std::vector<int64_t>& shape) {
+  const auto first = std::ranges::find_if(shape, [](int64_t extent) { return extent != 1; });
+  return {first, shape.end()};
 }
 
 bool is_plain(at::ScalarType dtype) {
@@ -148,7 +87,9 @@ void check_tensor(const ExpectedTensor& expected, const NameMap& names, const Ch
     fail("{}: tensor '{}' is missing; config.json asks for one of shape [{}]",
          checkpoint.directory().string(), expected.name, fmt::join(expected.shape, ", "));
   const TensorInfo& info = checkpoint.info(source);
-  if (info.shape != expected.shape)
+  const bool same =
+      expected.leading_ones ? compact(info.shape) == compact(expected.shape) : info.shape == expected.shape;
+  if (!same)
     fail("{}: tensor '{}' has shape [{}], but config.json says [{}]", checkpoint.file_of(source).string(),
          source, fmt::join(info.shape, ", "), fmt::join(expected.shape, ", "));
   if (!is_plain(info.dtype))
@@ -164,7 +105,7 @@ std::vector<ExpectedTensor> expected_tensors(const ModelSpec& spec, bool with_li
   Expectations expect;
   expect_decoder(spec, with_linears, expect);
   expect_tower(spec, expect);
-  expect_projector(spec, expect);
+  expect_projectors(spec, expect);
   return expect.take();
 }
 

@@ -1,13 +1,9 @@
 // What a checkpoint must hold, as config.json says.
 #pragma once
+#include "visq/families/expectations.h"
 #include "visq/families/names.h"
 
 namespace visq {
-
-struct ExpectedTensor {
-  std::string name;  ///< canonical
-  std::vector<int64_t> shape;
-};
 
 /// Tensors of tower, projector, embedding, norms and decoder.
 /// @param with_linears  with the decoder's linears

@@ -1,6 +1,5 @@
 // The text side of a Model: samples → token ids and images → embeddings and positions.
 #include <ATen/ATen.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
@@ -9,16 +8,11 @@
 #include "visq/families/model_parts.h"
 #include "visq/families/positions.h"
 #include "visq/families/prompt.h"
+#include "visq/families/tower_checks.h"
 #include "visq/inputs/image.h"
 
 namespace visq {
 namespace {
-
-size_t count_of(const std::string& text, const std::string& part) {
-  size_t count = 0;
-  for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + part.size())) ++count;
-  return count;
-}
 
 /// Errors of a sample's images and texts name the sample.
 template <typename Body>
@@ -38,53 +32,7 @@ std::optional<int64_t> end_token(const ModelSpec& spec, const Tokenizer& tokeniz
   return spec.eos_ids.front();
 }
 
-/// @throws Error when the image processor makes something else than the tower reads
-void check_image(const nn::VisionSpec& vision, const ProcessedImage& image) {
-  if (vision.position_table) {
-    const std::vector<int64_t> wanted = {3, vision.image_size, vision.image_size};
-    if (image.pixels.sizes() != at::IntArrayRef(wanted))
-      fail("the image processor makes [{}], but the vision tower of config.json reads [{}]",
-           fmt::join(image.pixels.sizes(), ", "), fmt::join(wanted, ", "));
-    return;
-  }
-  const int64_t row = 3 * vision.temporal_patch * vision.patch * vision.patch;
-  if (image.grid_h < 1 || image.grid_w < 1 || image.grid_h % vision.merge != 0 ||
-      image.grid_w % vision.merge != 0 || image.pixels.dim() != 2 ||
-      image.pixels.size(0) != image.grid_h * image.grid_w || image.pixels.size(1) != row)
-    fail(
-        "the image processor makes patches [{}] in a grid of {} x {}, which the vision tower of config.json "
-        "does not "
-        "read (rows of {}, grids of multiples of {})",
-        fmt::join(image.pixels.sizes(), ", "), image.grid_h, image.grid_w, row, vision.merge);
-}
-
 }  // namespace
-
-int64_t Model::image_tokens(const ProcessedImage& image) const {
-  const nn::VisionSpec& vision = spec_.vision;
-  if (vision.position_table) {
-    const int64_t side = vision.image_size / vision.patch;
-    return side * side + (vision.class_token ? 1 : 0) - (vision.drop_class_token ? 1 : 0);
-  }
-  return image.grid_h * image.grid_w / (vision.merge * vision.merge);
-}
-
-/// Each placeholder once for every token of its image.
-std::string Model::expand_images(const std::string& prompt, const std::vector<ProcessedImage>& images) const {
-  const std::string& token = spec_.image_token;
-  if (const size_t found = count_of(prompt, token); found != images.size())
-    fail("the prompt has {} image placeholders for {} images: a text contains '{}' literally; take it out",
-         found, images.size(), token);
-  std::string expanded;
-  size_t at = 0;
-  for (const ProcessedImage& image : images) {
-    const size_t next = prompt.find(token, at);
-    expanded += prompt.substr(at, next - at);
-    for (int64_t i = image_tokens(image); i > 0; --i) expanded += token;
-    at = next + token.size();
-  }
-  return expanded + prompt.substr(at);
-}
 
 EncodedSample Model::encode(const Sample& sample, bool with_answer) const {
   const ModelSpec& prompted = parts_->prompt.get([this] {
@@ -101,17 +49,17 @@ EncodedSample Model::encode(const Sample& sample, bool with_answer) const {
         const ImageProcessor& processor =
             parts_->processor.get([this] { return ImageProcessor::load(checkpoint_.directory()); });
         encoded.images.push_back(processor.process(read_image(part.image)));
-        check_image(spec_.vision, encoded.images.back());
+        check_image(spec_, encoded.images.back());
       }
     }
     if (!encoded.images.empty() && tokenizer().id_of(spec_.image_token) != spec_.image_token_id)
       fail("the tokenizer does not know '{}' as token {}, which config.json names as the image token",
            spec_.image_token, spec_.image_token_id);
-    const std::string prompt = expand_images(render_prompt(prompted, sample.messages), encoded.images);
+    const std::string prompt = expand_images(spec_, render_prompt(prompted, sample.messages), encoded.images);
     encoded.ids = tokenizer().encode(prompt);
     encoded.prompt_tokens = static_cast<int64_t>(encoded.ids.size());
     if (with_answer && sample.answer) {
-      if (count_of(*sample.answer, spec_.image_token) > 0)
+      if (sample.answer->find(spec_.image_token) != std::string::npos)
         fail("the answer contains '{}' literally; take it out", spec_.image_token);
       // A token can reach across the border, so the answer begins where the ids part.
       std::vector<int64_t> whole = tokenizer().encode(prompt + render_answer(prompted, *sample.answer));
@@ -214,10 +162,11 @@ Batch Model::embed(std::span<const EncodedSample> samples) const {
   batch.image_mask.index_fill_(0, places, 1);
   if (images.empty() && image_rows.empty()) return batch;
   if (images.empty()) fail("{} image tokens, but no image", image_rows.size());
-  const at::Tensor features = image_features(images);
-  if (features.size(0) != places.size(0))
-    fail("{} image tokens, but the images make {} features", places.size(0), features.size(0));
-  batch.hidden.index_copy_(0, places, features.to(batch.hidden.scalar_type()));
+  ImageFeatures features = image_features(images);
+  if (features.rows.size(0) != places.size(0))
+    fail("{} image tokens, but the images make {} features", places.size(0), features.rows.size(0));
+  batch.hidden.index_copy_(0, places, features.rows.to(batch.hidden.scalar_type()));
+  batch.deepstack = std::move(features.deepstack);
   return batch;
 }
 

@@ -3,6 +3,7 @@
 #include <mutex>
 #include <optional>
 
+#include "visq/families/image_layout.h"
 #include "visq/families/model.h"
 
 namespace visq {
@@ -23,12 +24,19 @@ class Lazy {
   std::optional<T> value_;
 };
 
+/// Weights of everything between pixels and embeddings.
+struct VisionParts {
+  nn::VisionTower tower;
+  nn::Projector projector, packed_projector;
+  std::vector<nn::Projector> deepstack;
+  LearnedRows learned;
+};
+
 struct Model::Parts {
   Lazy<Tokenizer> tokenizer;
   Lazy<ImageProcessor> processor;
   Lazy<ModelSpec> prompt;  // the spec with the prompt style that the tokenizer allows
-  Lazy<nn::VisionTower> tower;
-  Lazy<nn::Projector> projector;
+  Lazy<VisionParts> vision;
   Lazy<nn::Norm> final_norm;
   Lazy<nn::Linear> head;
 };

@@ -1,4 +1,4 @@
-// The vision side of a Model: loading tower and projector, and images → features.
+// The vision side of a Model: loading tower and projectors, and images → features.
 #include <ATen/ATen.h>
 
 #include "visq/core/format.h"
@@ -10,58 +10,104 @@ namespace {
 // Patches that go through the tower together: bounds the memory of activations.
 constexpr int64_t kChunkPatches = 8192;
 
-int64_t patches_of(const nn::VisionSpec& spec, const ProcessedImage& image) {
-  if (!spec.position_table) return image.grid_h * image.grid_w;
-  const int64_t side = spec.image_size / spec.patch;
-  return side * side;
+/// One tile, or one whole image: what the tower sees by itself.
+struct View {
+  at::Tensor patches;  ///< [h·w, 3·t·p·p]
+  nn::Grid grid;
+  at::Tensor mask;  ///< bool [h·w], or undefined
+};
+
+std::vector<View> views_of(const nn::VisionSpec& spec, const ProcessedImage& image) {
+  const std::vector<nn::Grid> grids = image_grids(spec, image);
+  if (spec.input == nn::VisionInput::patches) return {{image.pixels, grids.front(), {}}};
+  const at::Tensor tiles = image.pixels.dim() == 4 ? image.pixels : image.pixels.unsqueeze(0);
+  std::vector<View> views;
+  for (size_t i = 0; i < grids.size(); ++i) {
+    const auto tile = static_cast<int64_t>(i);
+    views.push_back({nn::cut_patches(tiles.narrow(0, tile, 1), spec.patch), grids[i], {}});
+    if (image.patch_mask.defined()) views.back().mask = image.patch_mask[tile].flatten();
+  }
+  return views;
 }
 
-/// Calls `body(images)` for runs of images of at most kChunkPatches patches (at least one image) and lays the
-/// results end to end.
+/// Lays views end to end.
+nn::TowerInput lay_out(const std::vector<View>& views, at::Device device) {
+  std::vector<at::Tensor> patches, masks;
+  nn::TowerInput input;
+  bool masked = false;
+  for (const View& view : views) {
+    patches.push_back(view.patches);
+    masked = masked || view.mask.defined();
+    masks.push_back(view.mask.defined() ? view.mask : at::ones({view.patches.size(0)}, at::kBool));
+    input.grids.push_back(view.grid);
+  }
+  input.patches = at::cat(patches).to(device);
+  if (masked) input.mask = at::cat(masks).to(device);
+  return input;
+}
+
+/// Calls `body(input)` for runs of views of at most kChunkPatches patches, at least one view.
 template <typename Body>
-at::Tensor in_chunks(const nn::VisionSpec& spec, const std::vector<ProcessedImage>& images, Body&& body) {
-  std::vector<at::Tensor> results;
-  std::vector<ProcessedImage> chunk;
+void in_chunks(const nn::VisionSpec& spec, std::span<const ProcessedImage> images, at::Device device,
+               Body&& body) {
+  std::vector<View> chunk;
   int64_t patches = 0;
   for (const ProcessedImage& image : images) {
-    const int64_t count = patches_of(spec, image);
-    if (!chunk.empty() && patches + count > kChunkPatches) {
-      results.push_back(body(chunk));
-      chunk.clear();
-      patches = 0;
+    for (View& view : views_of(spec, image)) {
+      if (!chunk.empty() && patches + view.patches.size(0) > kChunkPatches) {
+        body(lay_out(chunk, device));
+        chunk.clear();
+        patches = 0;
+      }
+      patches += view.patches.size(0);
+      chunk.push_back(std::move(view));
     }
-    chunk.push_back(image);
-    patches += count;
   }
-  results.push_back(body(chunk));
-  return results.size() == 1 ? results.front() : at::cat(results);
+  body(lay_out(chunk, device));
 }
 
-/// @return rows before the projector, and the order that restores them afterwards (undefined: none needed)
-nn::PatchFeatures run_tower(const nn::VisionSpec& spec, const nn::VisionTower& tower,
-                            const std::vector<ProcessedImage>& images, at::Device device) {
-  std::vector<at::Tensor> pixels;
-  for (const ProcessedImage& image : images) pixels.push_back(image.pixels);
-  if (spec.position_table)
-    return {nn::vision_features(spec, tower, at::stack(pixels).to(device)).flatten(0, 1), {}};
-  std::vector<std::pair<int64_t, int64_t>> grids;
-  for (const ProcessedImage& image : images) grids.emplace_back(image.grid_h, image.grid_w);
-  return nn::patch_features(spec, tower, at::cat(pixels).to(device), grids);
+at::Tensor joined(const std::vector<at::Tensor>& parts) {
+  return parts.size() == 1 ? parts.front() : at::cat(parts);
+}
+
+at::Tensor restored(const at::Tensor& rows, const at::Tensor& order) {
+  return order.defined() ? rows.index_select(0, order) : rows;
 }
 
 }  // namespace
 
-nn::VisionTower Model::load_tower() const {
-  const nn::VisionSpec& vision = spec_.vision;
+nn::Projector Model::load_chain(const std::string& prefix, const nn::ProjectorSpec& chain) const {
+  using Kind = nn::ProjectorOp::Kind;
+  nn::Projector projector;
+  for (const nn::ProjectorOp& op : chain) {
+    nn::OpWeights weights;
+    const std::string name = prefix + op.name;
+    if (op.kind == Kind::matrix) {
+      weights.weight = weight(name);
+    } else if (!op.name.empty()) {
+      weights.weight = weight(name + ".weight");
+      const bool bias = op.kind == Kind::layer_norm || (op.kind == Kind::linear && op.bias);
+      if (bias) weights.bias = weight(name + ".bias");
+    }
+    projector.push_back(std::move(weights));
+  }
+  return projector;
+}
+
+VisionParts Model::load_vision() const {
+  const nn::VisionSpec& spec = spec_.vision;
   const TowerNames& names = spec_.tower_names;
   const std::string& prefix = spec_.tower_prefix;
-  nn::VisionTower tower;
+  VisionParts parts;
+  nn::VisionTower& tower = parts.tower;
   tower.patch_weight = weight(prefix + names.patch + ".weight").flatten(1);
-  if (vision.patch_bias) tower.patch_bias = weight(prefix + names.patch + ".bias");
-  if (vision.class_token) tower.class_embedding = weight(prefix + names.class_embedding);
-  if (vision.position_table) tower.position_table = weight(prefix + names.position_table);
-  if (vision.pre_norm) tower.pre_norm = load_norm(prefix + names.pre_norm);
-  for (int64_t i = 0; i < vision.layers; ++i) {
+  if (spec.patch_bias) tower.patch_bias = weight(prefix + names.patch + ".bias");
+  if (spec.class_token) tower.class_embedding = weight(prefix + names.class_embedding).flatten();
+  if (spec.positions != nn::VisionPositions::none)
+    tower.position_table = weight(prefix + names.position_table).view({-1, spec.width});
+  if (spec.pre_norm) tower.pre_norm = load_norm(prefix + names.pre_norm);
+  if (spec.post_norm) tower.post_norm = load_norm(prefix + names.post_norm);
+  for (int64_t i = 0; i < spec.layers; ++i) {
     const std::string at = visq::format("{}{}{}.", prefix, names.blocks, i);
     nn::VisionBlock block;
     block.norm1 = load_norm(at + names.norm1);
@@ -72,37 +118,80 @@ nn::VisionTower Model::load_tower() const {
     load(block.q, names.q), load(block.k, names.k), load(block.v, names.v), load(block.qkv, names.qkv);
     load(block.out, names.out), load(block.fc1, names.fc1), load(block.fc2, names.fc2);
     load(block.gate, names.gate), load(block.up, names.up), load(block.down, names.down);
+    if (spec.qk_norm)
+      block.q_norm = load_norm(at + names.q_norm), block.k_norm = load_norm(at + names.k_norm);
+    if (spec.layer_scale) block.scale1 = weight(at + names.scale1), block.scale2 = weight(at + names.scale2);
     tower.blocks.push_back(std::move(block));
   }
-  return tower;
+  parts.projector = load_chain(spec_.projector_prefix, spec_.projector);
+  parts.packed_projector = load_chain(spec_.projector_prefix, spec_.packed_projector);
+  for (size_t i = 0; i < spec.deepstack_blocks.size(); ++i)
+    parts.deepstack.push_back(load_chain(visq::format("{}{}.", spec_.deepstack_prefix, i), spec_.deepstack));
+  const ImageLayout& layout = spec_.layout;
+  if (!layout.row_end.empty()) parts.learned.row_end = weight(layout.row_end).flatten();
+  if (!layout.separator.empty()) parts.learned.separator = weight(layout.separator).flatten();
+  if (layout.end_id) parts.learned.end = embed_rows(at::tensor({*layout.end_id}, at::kLong))[0];
+  return parts;
 }
 
-nn::Projector Model::load_projector() const {
-  const ProjectorNames& names = spec_.projector_names;
-  nn::Projector projector;
-  if (spec_.projector.norm) projector.norm = load_norm(spec_.projector_prefix + names.norm);
-  projector.linear_1 = load_canonical(spec_.projector_prefix + names.linear_1);
-  projector.linear_2 = load_canonical(spec_.projector_prefix + names.linear_2);
-  return projector;
-}
-
-const nn::VisionTower& Model::tower() const {
-  return parts_->tower.get([this] { return load_tower(); });
+const VisionParts& Model::vision() const {
+  return parts_->vision.get([this] { return load_vision(); });
 }
 
 at::Tensor Model::tower_features(const std::vector<ProcessedImage>& images) const {
-  return in_chunks(spec_.vision, images, [this](const std::vector<ProcessedImage>& chunk) {
-    return run_tower(spec_.vision, tower(), chunk, device_).rows;
+  std::vector<at::Tensor> rows;
+  in_chunks(spec_.vision, images, device_, [&](const nn::TowerInput& input) {
+    rows.push_back(nn::run_tower(spec_.vision, vision().tower, input).rows);
   });
+  return joined(rows);
 }
 
-at::Tensor Model::image_features(const std::vector<ProcessedImage>& images) const {
-  const nn::Projector& projector = parts_->projector.get([this] { return load_projector(); });
-  return in_chunks(spec_.vision, images, [&](const std::vector<ProcessedImage>& chunk) {
-    const nn::PatchFeatures features = run_tower(spec_.vision, tower(), chunk, device_);
-    const at::Tensor rows = nn::project(spec_.projector, projector, features.rows);
-    return features.restore.defined() ? rows.index_select(0, features.restore) : rows;
+/// @param rows  of all tiles of all images, behind the projector (scales: before it)
+at::Tensor Model::pack(const at::Tensor& rows, std::span<const ProcessedImage> images) const {
+  const VisionParts& parts = vision();
+  std::vector<at::Tensor> packed;
+  int64_t first = 0;
+  const bool scales = spec_.layout.kind == ImageLayout::Kind::scales;
+  const nn::ProjectorSpec none;
+  for (const ProcessedImage& image : images) {
+    const std::vector<nn::Grid> grids = image_grids(spec_.vision, image);
+    int64_t count = 0;
+    for (const nn::Grid& grid : grids) {
+      const nn::Grid projected = nn::projected_grid(scales ? none : spec_.projector, grid);
+      count += projected.first * projected.second + nn::tower_tokens(spec_.vision, grid) -
+               grid.first * grid.second;
+    }
+    at::Tensor own = rows.narrow(0, first, count);
+    first += count;
+    if (scales) {
+      own = stack_scales(spec_, own, image);
+      const auto blocks = static_cast<size_t>(own.size(0) / (grids.front().first * grids.front().second));
+      own = nn::project(spec_.projector, parts.projector, own, std::vector<nn::Grid>(blocks, grids.front()));
+    }
+    packed.push_back(pack_image(spec_, parts.learned, own, image));
+  }
+  return nn::project(spec_.packed_projector, parts.packed_projector, joined(packed), {});
+}
+
+ImageFeatures Model::image_features(const std::vector<ProcessedImage>& images) const {
+  const VisionParts& parts = vision();
+  const size_t taps = spec_.vision.deepstack_blocks.size();
+  std::vector<at::Tensor> rows;
+  std::vector<std::vector<at::Tensor>> deepstack(taps);
+  in_chunks(spec_.vision, images, device_, [&](const nn::TowerInput& input) {
+    const nn::TowerRows tower = nn::run_tower(spec_.vision, parts.tower, input);
+    const bool scales = spec_.layout.kind == ImageLayout::Kind::scales;
+    rows.push_back(scales ? tower.rows
+                          : restored(nn::project(spec_.projector, parts.projector, tower.rows, input.grids),
+                                     tower.restore));
+    for (size_t i = 0; i < taps; ++i)
+      deepstack[i].push_back(restored(
+          nn::project(spec_.deepstack, parts.deepstack[i], tower.deepstack[i], input.grids), tower.restore));
   });
+  ImageFeatures features{pack(joined(rows), images), {}};
+  for (const std::vector<at::Tensor>& parts_of_tap : deepstack)
+    features.deepstack.push_back(joined(parts_of_tap));
+  return features;
 }
 
 }  // namespace visq

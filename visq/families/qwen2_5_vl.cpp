@@ -25,19 +25,11 @@ constexpr TextDefaults kText{.vocab = 152064,
                              .eos = 151645};
 
 const TowerNames kTowerNames{.patch = "patch_embed.proj",
-                             .class_embedding = "",
-                             .position_table = "",
-                             .pre_norm = "",
                              .blocks = "blocks.",
                              .norm1 = "norm1",
                              .norm2 = "norm2",
-                             .q = "",
-                             .k = "",
-                             .v = "",
                              .qkv = "attn.qkv",
                              .out = "attn.proj",
-                             .fc1 = "",
-                             .fc2 = "",
                              .gate = "mlp.gate_proj",
                              .up = "mlp.up_proj",
                              .down = "mlp.down_proj"};
@@ -58,7 +50,9 @@ nn::VisionSpec read_tower(const Json& vision, const std::string& origin) {
   spec.activation = nn::parse_activation(get_or<std::string>(vision, "hidden_act", "silu", origin), origin);
   spec.norm_eps = 1e-6;  // fixed in the reference
   spec.rms_norm = spec.fused_qkv = spec.gated_mlp = true;
-  spec.position_table = false;
+  spec.input = nn::VisionInput::patches;
+  spec.positions = nn::VisionPositions::none;
+  spec.rope = nn::VisionRope::shared;
   if (spec.width % (4 * spec.heads) != 0)
     fail("{}: tower width {} does not split into {} heads of a multiple of 4", origin, spec.width,
          spec.heads);
@@ -91,8 +85,10 @@ ModelSpec describe(const Json& config, const std::string& origin) {
   if (out != spec.decoder.hidden)
     fail("{}: 'out_hidden_size' is {}, but the text model's 'hidden_size' is {}", origin, out,
          spec.decoder.hidden);
-  spec.projector.norm = true;
-  spec.projector.merge_rows = spec.vision.merge * spec.vision.merge;
+  const int64_t merged = spec.vision.width * spec.vision.merge * spec.vision.merge;
+  spec.projector = {nn::ProjectorOp::norm(nn::ProjectorOp::Kind::rms_norm, "ln_q", 1e-6),
+                    nn::ProjectorOp::concat(spec.vision.merge), nn::ProjectorOp::linear("mlp.0", merged),
+                    nn::ProjectorOp::activation(nn::Activation::gelu), nn::ProjectorOp::linear("mlp.2", out)};
 
   spec.name_rules = {{"visual.", "model.visual.", {}},
                      {"model.", "model.language_model.", {"model.language_model.", "model.visual."}}};
@@ -100,7 +96,6 @@ ModelSpec describe(const Json& config, const std::string& origin) {
   spec.tower_prefix = "model.visual.";
   spec.projector_prefix = "model.visual.merger.";
   spec.tower_names = kTowerNames;
-  spec.projector_names = {"ln_q", "mlp.0", "mlp.2"};
   spec.ignored_patterns = {"*.rotary_emb.inv_freq", "*.rotary_pos_emb.inv_freq"};
 
   spec.image_token_id = get_or<int64_t>(config, "image_token_id", 151655, origin);

@@ -6,60 +6,82 @@
 
 #include "visq/core/error.h"
 #include "visq/core/tiled.h"
-#include "visq/nn/vision_windows.h"
+#include "visq/nn/grouping.h"
+#include "visq/nn/vision_positions.h"
 
 namespace visq::nn {
 namespace {
 
-/// fp32 cos and sin of each row, [rows, head_dim]; undefined without rope.
-struct VisionRope {
-  at::Tensor cos, sin;
+constexpr double kQkNormEps = 1e-6;  // fixed in the reference
+
+/// What the rows of a pass have in common.
+struct Pass {
+  at::Tensor cos, sin;                   ///< [rows, head_dim]; undefined without rope
+  std::vector<int64_t> windows, images;  ///< borders of the sequences, in rows
+  std::vector<at::Tensor> keys;          ///< int64, of each image: its rows that are seen; empty: all are
 };
 
 at::Tensor normalize(const VisionSpec& spec, const Norm& norm, const at::Tensor& x) {
   return spec.rms_norm ? rms_norm(x, norm, spec.norm_eps) : layer_norm(x, norm, spec.norm_eps);
 }
 
-/// Rotation happens in fp32 whatever the compute type (spec §7).
-at::Tensor rotate_wide(const at::Tensor& x, const VisionRope& rope) {
-  if (!rope.cos.defined()) return x;
-  return rotate(x.to(at::kFloat), rope.cos, rope.sin).to(x.scalar_type());
+at::Tensor turn(const VisionSpec& spec, const at::Tensor& x, const Pass& pass) {
+  if (spec.rope == VisionRope::none) return x;
+  // The shared rotation happens in fp32 whatever the compute type (spec §7).
+  if (spec.rope == VisionRope::shared)
+    return rotate(x.to(at::kFloat), pass.cos, pass.sin).to(x.scalar_type());
+  return rotate(x, pass.cos.to(x.scalar_type()), pass.sin.to(x.scalar_type()));
 }
 
-/// @param x  [rows, width]
-at::Tensor vision_block(const VisionSpec& spec, const VisionBlock& block, const at::Tensor& x,
-                        const VisionRope& rope, std::span<const int64_t> offsets) {
+/// Attention inside each image, where only some rows are seen.
+at::Tensor masked_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Pass& pass) {
+  const auto heads_of = [](const at::Tensor& rows) { return rows.transpose(0, 1).unsqueeze(0); };
+  std::vector<at::Tensor> parts;
+  for (size_t i = 0; i < pass.keys.size(); ++i) {
+    const int64_t first = pass.images[i], count = pass.images[i + 1] - first;
+    const at::Tensor& seen = pass.keys[i];
+    parts.push_back(dense_attention(heads_of(q.narrow(0, first, count)), heads_of(k.index_select(0, seen)),
+                                    heads_of(v.index_select(0, seen)), /*causal=*/false));
+  }
+  return at::cat(parts);
+}
+
+/// @param x  [rows, width], normalized
+at::Tensor attend(const VisionSpec& spec, const VisionBlock& block, const at::Tensor& x, const Pass& pass,
+                  bool full) {
   const int64_t rows = x.size(0), heads = spec.heads, head_dim = spec.width / spec.heads;
-  const at::Tensor attn_in = normalize(spec, block.norm1, x);
   at::Tensor q, k, v;
   if (spec.fused_qkv) {
-    const at::Tensor qkv = apply(block.qkv, attn_in).view({rows, 3, heads, head_dim});
+    const at::Tensor qkv = apply(block.qkv, x).view({rows, 3, heads, head_dim});
     q = qkv.select(1, 0), k = qkv.select(1, 1), v = qkv.select(1, 2);
   } else {
-    q = apply(block.q, attn_in).view({rows, heads, head_dim});
-    k = apply(block.k, attn_in).view({rows, heads, head_dim});
-    v = apply(block.v, attn_in).view({rows, heads, head_dim});
+    q = apply(block.q, x), k = apply(block.k, x);
+    if (spec.qk_norm) q = rms_norm(q, block.q_norm, kQkNormEps), k = rms_norm(k, block.k_norm, kQkNormEps);
+    q = q.view({rows, heads, head_dim}), k = k.view({rows, heads, head_dim});
+    v = apply(block.v, x).view({rows, heads, head_dim});
   }
-  const at::Tensor mixed =
-      attention(rotate_wide(q, rope), rotate_wide(k, rope), v, offsets, /*causal=*/false);
-  const at::Tensor middle = x + apply(block.out, mixed);
-  const at::Tensor mlp_in = normalize(spec, block.norm2, middle);
-  if (spec.gated_mlp)
-    return middle +
-           apply(block.down, activate(spec.activation, apply(block.gate, mlp_in)) * apply(block.up, mlp_in));
-  return middle + apply(block.fc2, activate(spec.activation, apply(block.fc1, mlp_in)));
+  q = turn(spec, q, pass), k = turn(spec, k, pass);
+  return apply(block.out, pass.keys.empty()
+                              ? attention(q, k, v, full ? pass.images : pass.windows, /*causal=*/false)
+                              : masked_attention(q, k, v, pass));
 }
 
-/// [images, 3, side, side] → [images, patches, 3·p·p], each patch flattened channel-major; a remainder at the
-/// right and bottom is left out, as a convolution with stride p does.
-at::Tensor cut_patches(const at::Tensor& pixels, int64_t patch) {
-  const int64_t images = pixels.size(0), channels = pixels.size(1);
-  const int64_t rows = pixels.size(2) / patch, columns = pixels.size(3) / patch;
-  return pixels.narrow(2, 0, rows * patch)
-      .narrow(3, 0, columns * patch)
-      .reshape({images, channels, rows, patch, columns, patch})
-      .permute({0, 2, 4, 1, 3, 5})
-      .reshape({images, rows * columns, channels * patch * patch});
+/// @param x  [rows, width], normalized
+at::Tensor mlp(const VisionSpec& spec, const VisionBlock& block, const at::Tensor& x) {
+  if (spec.gated_mlp)
+    return apply(block.down, activate(spec.activation, apply(block.gate, x)) * apply(block.up, x));
+  return apply(block.fc2, activate(spec.activation, apply(block.fc1, x)));
+}
+
+/// @param x  [rows, width]; @param full  rows see their whole image, else their window
+at::Tensor vision_block(const VisionSpec& spec, const VisionBlock& block, const at::Tensor& x,
+                        const Pass& pass, bool full) {
+  const auto scaled = [&](const at::Tensor& branch, const at::Tensor& scale) {
+    return spec.layer_scale ? branch * scale : branch;
+  };
+  const at::Tensor attended = attend(spec, block, normalize(spec, block.norm1, x), pass, full);
+  const at::Tensor middle = x + scaled(attended, block.scale1);
+  return middle + scaled(mlp(spec, block, normalize(spec, block.norm2, middle)), block.scale2);
 }
 
 /// Hugging Face's index of a hidden state (0: encoder input) from one that may count from the end.
@@ -70,85 +92,109 @@ int64_t hidden_state_index(const VisionSpec& spec, int64_t index) {
   return resolved;
 }
 
-VisionRope vision_rope(const VisionSpec& spec, const std::vector<std::pair<int64_t, int64_t>>& grids,
-                       const at::Tensor& cells, at::Device device) {
-  const auto coordinates = patch_coordinates(grids, spec.merge);
-  const auto rows = static_cast<int64_t>(coordinates.size());
-  const at::Tensor places = at::empty({rows, 2}, at::kFloat);
-  float* const out = places.mutable_data_ptr<float>();
-  for (size_t i = 0; i < coordinates.size(); ++i) {
-    out[2 * i] = static_cast<float>(coordinates[i].first);
-    out[2 * i + 1] = static_cast<float>(coordinates[i].second);
+/// Adds class token and positions. @param x  [Σ h·w, width] → [Σ tokens, width]
+at::Tensor place(const VisionSpec& spec, const VisionTower& tower, const TowerInput& input, at::Tensor x) {
+  const auto count = static_cast<int64_t>(input.grids.size());
+  if (spec.class_token) {
+    const at::Tensor token = tower.class_embedding.view({1, 1, -1}).expand({count, 1, spec.width});
+    x = at::cat({token, x.view({count, -1, spec.width})}, 1).flatten(0, 1);
   }
-  // Half of the pairs turn with y, half with x: head_dim / 4 frequencies each.
-  const int64_t half = spec.width / spec.heads / 2;
-  const at::Tensor exponents = at::arange(0, half, 2, at::kFloat) / static_cast<double>(half);
-  const at::Tensor inverse = at::pow(10000.0, exponents).reciprocal_();
-  const at::Tensor angles = (places.unsqueeze(-1) * inverse).reshape({rows, half});
-  const int64_t cell_rows = spec.merge * spec.merge;
-  const at::Tensor ordered = at::cat({angles, angles}, -1)
-                                 .view({rows / cell_rows, -1})
-                                 .index_select(0, cells)
-                                 .view({rows, 2 * half});
-  return {ordered.cos().to(device), ordered.sin().to(device)};
+  switch (spec.positions) {
+    case VisionPositions::none:
+      return x;
+    case VisionPositions::table:
+      return (x.view({count, -1, spec.width}) + tower.position_table).flatten(0, 1);
+    case VisionPositions::stretched: {
+      const at::Tensor mask = input.mask.defined() ? input.mask.to(at::kCPU) : at::Tensor();
+      const at::Tensor places = stretched_positions(input.grids, mask, spec.image_size / spec.patch);
+      return x + tower.position_table.index_select(0, places.to(x.device()));
+    }
+    case VisionPositions::resampled:
+      return x + resampled_positions(input.grids, tower.position_table, spec.merge).to(x.scalar_type());
+  }
+  fail("position kind {} does not exist", static_cast<int>(spec.positions));
+}
+
+/// Borders of the tiles or images in tokens, and which rows are seen where a mask hides some.
+Pass whole_images(const VisionSpec& spec, const TowerInput& input) {
+  Pass pass;
+  pass.images = {0};
+  for (const auto& [height, width] : input.grids)
+    pass.images.push_back(pass.images.back() + height * width + (spec.class_token ? 1 : 0));
+  if (!input.mask.defined() || input.mask.all().item<bool>()) return pass;
+  for (size_t i = 0; i + 1 < pass.images.size(); ++i) {
+    const int64_t first = pass.images[i], count = pass.images[i + 1] - first;
+    pass.keys.push_back(input.mask.narrow(0, first, count).nonzero().flatten() + first);
+  }
+  return pass;
 }
 
 }  // namespace
 
-at::Tensor vision_features(const VisionSpec& spec, const VisionTower& tower, const at::Tensor& pixels) {
-  const int64_t images = pixels.size(0);
-  const at::Tensor patches = cut_patches(pixels.to(tower.patch_weight.scalar_type()), spec.patch);
-  at::Tensor x = tiled_linear(patches, tower.patch_weight, tower.patch_bias);  // [images, patches, width]
-  if (spec.class_token)
-    x = at::cat({tower.class_embedding.view({1, 1, -1}).expand({images, 1, spec.width}), x}, 1);
-  if (spec.position_table) x = x + tower.position_table;
-  if (spec.pre_norm) x = layer_norm(x, tower.pre_norm, spec.norm_eps);
+int64_t tower_tokens(const VisionSpec& spec, const Grid& grid) {
+  return grid.first * grid.second + (spec.class_token ? 1 : 0) - (spec.drop_class_token ? 1 : 0);
+}
 
-  const int64_t tokens = x.size(1);
-  std::vector<int64_t> offsets(static_cast<size_t>(images) + 1);
-  for (size_t i = 0; i < offsets.size(); ++i) offsets[i] = static_cast<int64_t>(i) * tokens;
+at::Tensor cut_patches(const at::Tensor& pixels, int64_t patch) {
+  const int64_t images = pixels.size(0), channels = pixels.size(1);
+  const int64_t rows = pixels.size(2) / patch, columns = pixels.size(3) / patch;
+  return pixels.narrow(2, 0, rows * patch)
+      .narrow(3, 0, columns * patch)
+      .reshape({images, channels, rows, patch, columns, patch})
+      .permute({0, 2, 4, 1, 3, 5})
+      .reshape({images * rows * columns, channels * patch * patch});
+}
+
+TowerRows run_tower(const VisionSpec& spec, const VisionTower& tower, const TowerInput& input) {
+  const at::Device device = input.patches.device();
+  at::Tensor x =
+      tiled_linear(input.patches.to(tower.patch_weight.scalar_type()), tower.patch_weight, tower.patch_bias);
+  x = place(spec, tower, input, x);
+  if (spec.pre_norm) x = normalize(spec, tower.pre_norm, x);
+
+  TowerRows result;
+  Pass pass = whole_images(spec, input);
+  at::Tensor angles = spec.rope == VisionRope::none ? at::Tensor() : vision_angles(spec, input.grids);
+  if (spec.window > 0) {
+    WindowOrder order = window_order(input.grids, spec.merge, spec.window / spec.merge / spec.patch);
+    const at::Tensor cells = at::tensor(order.cells, at::kLong);
+    const auto by_cells = [&](const at::Tensor& rows) {
+      return rows.view({cells.size(0), -1})
+          .index_select(0, cells.to(rows.device()))
+          .view({rows.size(0), rows.size(1)});
+    };
+    x = by_cells(x), angles = by_cells(angles);
+    pass.windows = std::move(order.window_offsets);
+    result.restore = at::tensor(order.restore, at::kLong).to(device);
+  }
+  if (angles.defined()) pass.cos = angles.cos().to(device), pass.sin = angles.sin().to(device);
+
   std::vector<int64_t> wanted;
   for (const int64_t index : spec.feature_layers) wanted.push_back(hidden_state_index(spec, index));
   if (wanted.empty()) wanted.push_back(spec.layers);
   const int64_t last = *std::ranges::max_element(wanted);
-
-  std::vector<at::Tensor> states = {x.reshape({images * tokens, spec.width})};
+  const auto contains = [](const std::vector<int64_t>& list, int64_t value) {
+    return std::ranges::find(list, value) != list.end();
+  };
+  std::vector<at::Tensor> states = {x};
+  x.reset();
   for (int64_t i = 0; i < last; ++i) {
-    at::Tensor next = vision_block(spec, tower.blocks[static_cast<size_t>(i)], states.back(), {}, offsets);
-    if (std::ranges::find(wanted, i) == wanted.end()) states.back().reset();
+    const bool full = spec.window == 0 || contains(spec.full_blocks, i);
+    at::Tensor next = vision_block(spec, tower.blocks[static_cast<size_t>(i)], states.back(), pass, full);
+    if (!contains(wanted, i)) states.back().reset();
+    if (contains(spec.deepstack_blocks, i)) result.deepstack.push_back(next);
     states.push_back(std::move(next));
   }
+  if (spec.post_norm) states.back() = layer_norm(states.back(), tower.post_norm, spec.norm_eps);
   std::vector<at::Tensor> features;
   for (const int64_t index : wanted) features.push_back(states[static_cast<size_t>(index)]);
-  x = (features.size() == 1 ? features.front() : at::cat(features, -1)).view({images, tokens, -1});
-  return spec.drop_class_token ? x.narrow(1, 1, tokens - 1) : x;
-}
-
-PatchFeatures patch_features(const VisionSpec& spec, const VisionTower& tower, const at::Tensor& patches,
-                             const std::vector<std::pair<int64_t, int64_t>>& grids) {
-  const WindowOrder order = window_order(grids, spec.merge, spec.window / spec.merge / spec.patch);
-  const at::Device device = patches.device();
-  const at::Tensor cells = at::tensor(order.cells, at::kLong);
-  const VisionRope rope = vision_rope(spec, grids, cells, device);
-
-  at::Tensor x =
-      tiled_linear(patches.to(tower.patch_weight.scalar_type()), tower.patch_weight, tower.patch_bias);
-  const int64_t rows = x.size(0);
-  x = x.view({rows / (spec.merge * spec.merge), -1})
-          .index_select(0, cells.to(device))
-          .view({rows, spec.width});
-  for (int64_t i = 0; i < spec.layers; ++i) {
-    const bool full = std::ranges::find(spec.full_blocks, i) != spec.full_blocks.end();
-    x = vision_block(spec, tower.blocks[static_cast<size_t>(i)], x, rope,
-                     full ? order.image_offsets : order.window_offsets);
+  result.rows = features.size() == 1 ? features.front() : at::cat(features, -1);
+  if (spec.drop_class_token) {  // the first token of each, whatever it is: so the reference
+    const auto count = static_cast<int64_t>(input.grids.size());
+    const at::Tensor tokens = result.rows.view({count, -1, result.rows.size(1)});
+    result.rows = tokens.narrow(1, 1, tokens.size(1) - 1).flatten(0, 1);
   }
-  return {x, at::tensor(order.restore, at::kLong).to(device)};
-}
-
-at::Tensor project(const ProjectorSpec& spec, const Projector& projector, const at::Tensor& rows) {
-  at::Tensor x = spec.norm ? rms_norm(rows, projector.norm, spec.norm_eps) : rows;
-  x = x.reshape({x.size(0) / spec.merge_rows, x.size(1) * spec.merge_rows});
-  return apply(projector.linear_2, activate(spec.activation, apply(projector.linear_1, x)));
+  return result;
 }
 
 }  // namespace visq::nn

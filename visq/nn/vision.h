@@ -1,74 +1,108 @@
-// The one vision block (CLIP, SigLIP, Qwen2.5-VL) and the towers and projectors built on it.
-// Source: spec/models-llava-vila-qwen.md §1.2, §1.3, §8.
+// The one vision block and the tower built on it: CLIP, SigLIP (also with patches of any aspect ratio),
+// InternViT, the towers of Qwen2-VL, Qwen2.5-VL and Qwen3-VL, Pixtral.
+// Source: spec/models-llava-vila-qwen.md §1.2, §7–9; spec/models-phi-gemma.md §0.2, §3.5, §5.3.
 #pragma once
 #include <cstdint>
 #include <vector>
 
 #include "visq/nn/ops.h"
+#include "visq/nn/vision_windows.h"
 
 namespace visq::nn {
+
+/// What the image processor hands over.
+enum class VisionInput {
+  tiles,    ///< squares of image_size pixels, one or several an image
+  images,   ///< whole images, sides multiples of the patch
+  patches,  ///< rows of flattened patches, cell by cell (cells of merge × merge patches)
+};
+
+/// Learned positions, added to the patches.
+enum class VisionPositions {
+  none,
+  table,      ///< one row a token: [patches (+ 1 for the class token), width]
+  stretched,  ///< the side of the table is spread over the patches that show the image (phi-gemma §3.5)
+  resampled,  ///< the square table is interpolated to the grid of the image (llava-vila-qwen §9)
+};
+
+/// Rotation of queries and keys by row and column.
+enum class VisionRope {
+  none,
+  shared,       ///< rows and columns turn with the same frequencies, in fp32 (Qwen)
+  alternating,  ///< rows with the even, columns with the odd ones, in the compute dtype (Pixtral)
+};
 
 struct VisionSpec {
   int64_t layers = 0, width = 0, mlp_width = 0, heads = 0, patch = 14, temporal_patch = 1, image_size = 0;
   double norm_eps = 1e-5;
   Activation activation = Activation::quick_gelu;
+  VisionInput input = VisionInput::tiles;
   bool class_token = false, pre_norm = false, patch_bias = false;
   bool rms_norm = false, fused_qkv = false, gated_mlp = false;
-  bool position_table = true;  ///< learned positions; otherwise 2-d rope
+  bool qkv_bias = true, out_bias = true, mlp_bias = true;
+  bool qk_norm = false;      ///< RMS over all heads together, before they are split (eps 1e-6)
+  bool layer_scale = false;  ///< each branch times a vector
+  bool post_norm = false;    ///< layer norm behind the last block; only with empty `feature_layers`
+  VisionPositions positions = VisionPositions::table;
+  int64_t position_rows = 0;  ///< of a resampled table; the other tables have a row a token
+  VisionRope rope = VisionRope::none;
+  double rope_theta = 10000;
   /// Which hidden states feed the projector: index as Hugging Face counts (0: encoder input, −2: last but
   /// one), several are concatenated on the channel axis. Empty: the output of the last block.
   std::vector<int64_t> feature_layers;
   bool drop_class_token = false;
-  // Window attention (Qwen2.5-VL): blocks outside `full_blocks` attend inside windows of `window` pixels.
-  int64_t window = 0, merge = 1;
+  /// Patches a side of the cells that `input == patches` comes in.
+  int64_t merge = 1;
+  /// >0: blocks outside `full_blocks` attend inside windows of `window` pixels (Qwen2.5-VL).
+  int64_t window = 0;
   std::vector<int64_t> full_blocks;
+  /// Blocks whose output goes to the text model by itself (Qwen3-VL), ascending.
+  std::vector<int64_t> deepstack_blocks;
 };
 
 struct VisionBlock {
   Norm norm1, norm2;
   Linear q, k, v;  ///< or:
   Linear qkv;      ///< fused rows [Q | K | V]
+  Norm q_norm, k_norm;
   Linear out;
-  Linear fc1, fc2;        ///< plain MLP, or:
-  Linear gate, up, down;  ///< gated MLP
+  Linear fc1, fc2;            ///< plain MLP, or:
+  Linear gate, up, down;      ///< gated MLP
+  at::Tensor scale1, scale2;  ///< [width]: of the attention, of the MLP
 };
 
-/// Everything the tower holds.
+/// Everything the tower holds; undefined where the spec has no such part.
 struct VisionTower {
   at::Tensor patch_weight;  ///< [width, 3·temporal·patch·patch], flattened channel-major
-  at::Tensor patch_bias, class_embedding, position_table;  ///< undefined where the spec has none
-  Norm pre_norm;
+  at::Tensor patch_bias, class_embedding, position_table;  ///< [width], [width], [rows, width]
+  Norm pre_norm, post_norm;
   std::vector<VisionBlock> blocks;
 };
 
-/// Fixed-size towers (CLIP, SigLIP).
-/// @param pixels  [images, 3, image_size, image_size]
-/// @return [images, tokens, width · |feature_layers|]
-at::Tensor vision_features(const VisionSpec& spec, const VisionTower& tower, const at::Tensor& pixels);
+/// Tiles and images laid end to end; each is a sequence of its own to the attention.
+struct TowerInput {
+  at::Tensor patches;       ///< [Σ h·w, 3·t·p·p]
+  std::vector<Grid> grids;  ///< of each tile or image
+  at::Tensor mask;          ///< bool [Σ h·w]: true where a patch shows the image; undefined: everywhere
+};
 
-/// Qwen2.5-VL tower, before its merger.
-/// @param patches  [Σ grid_h·grid_w, 3·t·p·p] of all images; @param grids  (h, w) in patches per image
-/// @return [Σ grid_h·grid_w, width] in *window order* of merged cells; `restore` (int64 [Σ/merge²]) gives the
-///         order back: merged_rows.index_select(0, restore)
-struct PatchFeatures {
-  at::Tensor rows, restore;
+struct TowerRows {
+  at::Tensor rows;  ///< [Σ tokens, width · |feature_layers|]
+  /// int64: where `rows`, after the projector has merged cells, stand in window order,
+  /// merged_rows.index_select(0, restore) brings them back; undefined: they are in order.
+  at::Tensor restore;
+  std::vector<at::Tensor> deepstack;  ///< [Σ tokens, width] of each of deepstack_blocks
 };
-PatchFeatures patch_features(const VisionSpec& spec, const VisionTower& tower, const at::Tensor& patches,
-                             const std::vector<std::pair<int64_t, int64_t>>& grids);
 
-/// Projector: optional norm, optional concatenation of `merge²` consecutive rows, linear, activation, linear.
-struct ProjectorSpec {
-  bool norm = false;  ///< RMS norm over the tower width (Qwen2.5-VL's merger.ln_q)
-  double norm_eps = 1e-6;
-  int64_t merge_rows = 1;  ///< rows concatenated into one
-  bool bias = true;
-  Activation activation = Activation::gelu;
-};
-struct Projector {
-  Norm norm;
-  Linear linear_1, linear_2;
-};
-/// @param rows  [rows, width] → [rows / merge_rows, hidden]
-at::Tensor project(const ProjectorSpec& spec, const Projector& projector, const at::Tensor& rows);
+/// Tokens of one tile or image: a row a patch, and one for the class token if it is kept.
+int64_t tower_tokens(const VisionSpec& spec, const Grid& grid);
+
+/// [n, 3, h, w] → [n · (h/p) · (w/p), 3·p·p], patches row by row, each flattened channel-major; a remainder
+/// at the right and bottom is left out, as a convolution with stride p does.
+at::Tensor cut_patches(const at::Tensor& pixels, int64_t patch);
+
+/// Patches → features. Patches that show nothing of the image are seen by none, but have rows.
+/// @throws Error for a feature layer that does not exist
+TowerRows run_tower(const VisionSpec& spec, const VisionTower& tower, const TowerInput& input);
 
 }  // namespace visq::nn

@@ -4,7 +4,7 @@
 
 namespace visq::nn {
 
-WindowOrder window_order(const std::vector<std::pair<int64_t, int64_t>>& grids, int64_t merge, int64_t side) {
+WindowOrder window_order(const std::vector<Grid>& grids, int64_t merge, int64_t side) {
   WindowOrder order;
   order.window_offsets = order.image_offsets = {0};
   const int64_t cell_rows = merge * merge;
@@ -30,8 +30,7 @@ WindowOrder window_order(const std::vector<std::pair<int64_t, int64_t>>& grids, 
   return order;
 }
 
-std::vector<std::pair<int64_t, int64_t>> patch_coordinates(
-    const std::vector<std::pair<int64_t, int64_t>>& grids, int64_t merge) {
+std::vector<std::pair<int64_t, int64_t>> patch_coordinates(const std::vector<Grid>& grids, int64_t merge) {
   std::vector<std::pair<int64_t, int64_t>> coordinates;
   for (const auto& [height, width] : grids)
     for (int64_t top = 0; top + merge <= height; top += merge)

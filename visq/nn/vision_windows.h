@@ -7,6 +7,9 @@
 
 namespace visq::nn {
 
+/// Height and width of an image or a tile, in patches.
+using Grid = std::pair<int64_t, int64_t>;
+
 /// A cell is a block of merge × merge patches; its patches stand in consecutive rows.
 struct WindowOrder {
   std::vector<int64_t>
@@ -18,10 +21,9 @@ struct WindowOrder {
 
 /// @param grids  (h, w) in patches per image, multiples of `merge`
 /// @param side   side of a window in cells; 0: one window an image
-WindowOrder window_order(const std::vector<std::pair<int64_t, int64_t>>& grids, int64_t merge, int64_t side);
+WindowOrder window_order(const std::vector<Grid>& grids, int64_t merge, int64_t side);
 
 /// (y, x) of every patch, row by row as the image processor lays them out: cell by cell, row-major inside.
-std::vector<std::pair<int64_t, int64_t>> patch_coordinates(
-    const std::vector<std::pair<int64_t, int64_t>>& grids, int64_t merge);
+std::vector<std::pair<int64_t, int64_t>> patch_coordinates(const std::vector<Grid>& grids, int64_t merge);
 
 }  // namespace visq::nn

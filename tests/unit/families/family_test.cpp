@@ -53,8 +53,9 @@ TEST(Llava, ASparseHubConfigFallsBackToTheClassDefaults) {
   EXPECT_EQ(spec.vision.activation, nn::Activation::quick_gelu);
   EXPECT_TRUE(spec.vision.class_token && spec.vision.pre_norm && spec.vision.drop_class_token);
   EXPECT_EQ(spec.vision.feature_layers, std::vector<int64_t>{-2});
-  EXPECT_EQ(spec.projector.activation, nn::Activation::gelu);
-  EXPECT_TRUE(spec.projector.bias);
+  ASSERT_EQ(spec.projector.size(), 3u);
+  EXPECT_TRUE(spec.projector[0].bias);
+  EXPECT_EQ(spec.projector[1].function, nn::Activation::gelu);
   EXPECT_EQ(spec.image_token_id, 32000);
   EXPECT_EQ(spec.eos_ids, std::vector<int64_t>{2});
   EXPECT_EQ(spec.bos_id, 1);
@@ -141,7 +142,7 @@ TEST(Qwen25Vl, ReadsFlatAndNestedConfigsAlike) {
     EXPECT_TRUE(spec.decoder.tied_head && spec.decoder.qkv_bias && spec.mrope);
     EXPECT_EQ(spec.vision.window, 8);
     EXPECT_EQ(spec.vision.full_blocks, std::vector<int64_t>{1});
-    EXPECT_EQ(spec.projector.merge_rows, 4);
+    EXPECT_EQ(nn::projected_grid(spec.projector, {4, 6}), (nn::Grid{2, 3}));
     EXPECT_EQ(spec.eos_ids, std::vector<int64_t>{151645});
   }
 }

@@ -110,9 +110,9 @@ TEST(Model, MergesImageFeaturesAtTheImageTokens) {
   EXPECT_TRUE(at::equal(batch.hidden[0], table[1]));
   EXPECT_TRUE(at::equal(batch.hidden[7], table[4]));
   EXPECT_TRUE(
-      at::allclose(batch.hidden.narrow(0, 1, 4), model.image_features(samples[0].images), 1e-5, 1e-5));
-  EXPECT_TRUE(
-      at::allclose(batch.hidden.narrow(0, 13, 4), model.image_features({samples[2].images[1]}), 1e-5, 1e-5));
+      at::allclose(batch.hidden.narrow(0, 1, 4), model.image_features(samples[0].images).rows, 1e-5, 1e-5));
+  EXPECT_TRUE(at::allclose(batch.hidden.narrow(0, 13, 4), model.image_features({samples[2].images[1]}).rows,
+                           1e-5, 1e-5));
 }
 
 TEST(Model, RefusesImageTokensWithoutFeatures) {

@@ -26,10 +26,15 @@ VisionTower to_gpu(const VisionTower& tower) {
   moved.patch_weight = to_gpu(tower.patch_weight), moved.patch_bias = to_gpu(tower.patch_bias);
   moved.class_embedding = to_gpu(tower.class_embedding), moved.position_table = to_gpu(tower.position_table);
   moved.pre_norm = to_gpu(tower.pre_norm);
-  for (const VisionBlock& block : tower.blocks)
-    moved.blocks.push_back({to_gpu(block.norm1), to_gpu(block.norm2), to_gpu(block.q), to_gpu(block.k),
-                            to_gpu(block.v), to_gpu(block.qkv), to_gpu(block.out), to_gpu(block.fc1),
-                            to_gpu(block.fc2), to_gpu(block.gate), to_gpu(block.up), to_gpu(block.down)});
+  for (const VisionBlock& block : tower.blocks) {
+    VisionBlock copy;
+    copy.norm1 = to_gpu(block.norm1), copy.norm2 = to_gpu(block.norm2);
+    copy.q = to_gpu(block.q), copy.k = to_gpu(block.k), copy.v = to_gpu(block.v);
+    copy.qkv = to_gpu(block.qkv), copy.out = to_gpu(block.out);
+    copy.fc1 = to_gpu(block.fc1), copy.fc2 = to_gpu(block.fc2);
+    copy.gate = to_gpu(block.gate), copy.up = to_gpu(block.up), copy.down = to_gpu(block.down);
+    moved.blocks.push_back(std::move(copy));
+  }
   return moved;
 }
 
@@ -65,16 +70,17 @@ TEST_F(Gpu, SeesAsTheCpuDoes) {
   const VisionSpec clip = test::clip_spec();
   const VisionTower clip_tower = test::clip_tower(clip);
   const at::Tensor pixels = random({2, 3, 7, 7}, 20);
-  EXPECT_LT(test::largest_difference(vision_features(clip, to_gpu(clip_tower), to_gpu(pixels)).to(at::kCPU),
-                                     vision_features(clip, clip_tower, pixels)),
-            kTolerance);
+  EXPECT_LT(
+      test::largest_difference(test::tile_features(clip, to_gpu(clip_tower), to_gpu(pixels)).to(at::kCPU),
+                               test::tile_features(clip, clip_tower, pixels)),
+      kTolerance);
 
   VisionSpec window = test::window_spec();
   window.full_blocks = {1};
   const VisionTower tower = test::window_tower(window);
   const at::Tensor patches = random({24 + 16, 24}, 21);
-  const PatchFeatures expected = patch_features(window, tower, patches, {{6, 4}, {4, 4}});
-  const PatchFeatures computed = patch_features(window, to_gpu(tower), to_gpu(patches), {{6, 4}, {4, 4}});
+  const TowerRows expected = test::patch_features(window, tower, patches, {{6, 4}, {4, 4}});
+  const TowerRows computed = test::patch_features(window, to_gpu(tower), to_gpu(patches), {{6, 4}, {4, 4}});
   EXPECT_LT(test::largest_difference(computed.rows.to(at::kCPU), expected.rows), kTolerance);
   EXPECT_TRUE(at::equal(computed.restore.to(at::kCPU), expected.restore));
 }

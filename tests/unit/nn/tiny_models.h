@@ -64,7 +64,9 @@ inline VisionSpec window_spec() {
   spec.layers = 2, spec.width = 16, spec.mlp_width = 20, spec.heads = 2, spec.patch = 2,
   spec.temporal_patch = 2;
   spec.rms_norm = spec.fused_qkv = spec.gated_mlp = true;
-  spec.position_table = false;
+  spec.input = VisionInput::patches;
+  spec.positions = VisionPositions::none;
+  spec.rope = VisionRope::shared;
   spec.merge = 2, spec.window = 8;  // windows of 2 x 2 cells
   spec.activation = Activation::silu;
   spec.norm_eps = 1e-6;
@@ -83,6 +85,21 @@ inline VisionTower window_tower(const VisionSpec& spec) {
     tower.blocks.push_back(block);
   }
   return tower;
+}
+
+/// Tiles of one size. @param pixels [n, 3, h, w] → [n, tokens, channels]
+inline at::Tensor tile_features(const VisionSpec& spec, const VisionTower& tower, const at::Tensor& pixels) {
+  const Grid grid{pixels.size(2) / spec.patch, pixels.size(3) / spec.patch};
+  const TowerInput input{
+      cut_patches(pixels, spec.patch), std::vector<Grid>(static_cast<size_t>(pixels.size(0)), grid), {}};
+  const at::Tensor rows = run_tower(spec, tower, input).rows;
+  return rows.view({pixels.size(0), -1, rows.size(1)});
+}
+
+/// Images of unlike sizes, as rows of patches.
+inline TowerRows patch_features(const VisionSpec& spec, const VisionTower& tower, const at::Tensor& patches,
+                                const std::vector<Grid>& grids) {
+  return run_tower(spec, tower, {patches, grids, {}});
 }
 
 }  // namespace visq::nn::test

@@ -12,8 +12,9 @@ namespace {
 using test::clip_spec;
 using test::clip_tower;
 using test::largest_difference;
+using test::patch_features;
 using test::random;
-using test::random_linear;
+using test::tile_features;
 using test::window_spec;
 using test::window_tower;
 
@@ -26,7 +27,7 @@ TEST(VisionFeatures, OfTheEncoderInputAreTheConvolutionWithPositionsAndNorm) {
       at::conv2d(pixels, tower.patch_weight.view({16, 3, 3, 3}), {}, {3, 3}).flatten(2).transpose(1, 2);
   const at::Tensor x = at::cat({tower.class_embedding.expand({2, 1, 16}), patches}, 1) + tower.position_table;
   const at::Tensor expected = at::layer_norm(x, {16}, tower.pre_norm.weight, tower.pre_norm.bias, 1e-5);
-  EXPECT_LT(largest_difference(vision_features(spec, tower, pixels), expected), 1e-5);
+  EXPECT_LT(largest_difference(tile_features(spec, tower, pixels), expected), 1e-5);
 }
 
 TEST(VisionFeatures, CountLayersFromEitherEndAndConcatenateSeveral) {
@@ -35,7 +36,7 @@ TEST(VisionFeatures, CountLayersFromEitherEndAndConcatenateSeveral) {
   const at::Tensor pixels = random({2, 3, 7, 7}, 9);
   const auto features = [&](std::vector<int64_t> layers) {
     spec.feature_layers = std::move(layers);
-    return vision_features(spec, tower, pixels);
+    return tile_features(spec, tower, pixels);
   };
   EXPECT_TRUE(at::equal(features({-2}), features({2})));
   EXPECT_TRUE(at::equal(features({}), features({3})));
@@ -47,25 +48,25 @@ TEST(VisionFeatures, DropTheFirstTokenWhenAskedTo) {
   VisionSpec spec = clip_spec();
   const VisionTower tower = clip_tower(spec);
   const at::Tensor pixels = random({1, 3, 7, 7}, 9);
-  const at::Tensor all = vision_features(spec, tower, pixels);
+  const at::Tensor all = tile_features(spec, tower, pixels);
   spec.drop_class_token = true;
   EXPECT_EQ(all.size(1), 5);
-  EXPECT_TRUE(at::equal(vision_features(spec, tower, pixels), all.narrow(1, 1, 4)));
+  EXPECT_TRUE(at::equal(tile_features(spec, tower, pixels), all.narrow(1, 1, 4)));
 }
 
 TEST(VisionFeatures, OfAnImageDoNotDependOnTheOthers) {
   const VisionSpec spec = clip_spec();
   const VisionTower tower = clip_tower(spec);
   const at::Tensor pixels = random({3, 3, 7, 7}, 9);
-  const at::Tensor together = vision_features(spec, tower, pixels);
+  const at::Tensor together = tile_features(spec, tower, pixels);
   for (int64_t i = 0; i < 3; ++i)
     EXPECT_LT(
-        largest_difference(vision_features(spec, tower, pixels.narrow(0, i, 1)), together.narrow(0, i, 1)),
+        largest_difference(tile_features(spec, tower, pixels.narrow(0, i, 1)), together.narrow(0, i, 1)),
         1e-5);
 }
 
 /// Rows in image order.
-at::Tensor restored(const VisionSpec& spec, const PatchFeatures& features) {
+at::Tensor restored(const VisionSpec& spec, const TowerRows& features) {
   const int64_t cell = spec.merge * spec.merge, rows = features.rows.size(0);
   return features.rows.view({rows / cell, -1}).index_select(0, features.restore).view({rows, -1});
 }
@@ -106,18 +107,6 @@ TEST(PatchFeatures, TurnQueriesAndKeysWithRowAndColumn) {
   const at::Tensor a = restored(spec, patch_features(spec, tower, across, {{4, 4}}));
   const at::Tensor d = restored(spec, patch_features(spec, tower, down, {{4, 4}}));
   EXPECT_GT(largest_difference(a[0], d[0]), 1e-4);
-}
-
-TEST(Project, MergesRowsAfterTheNorm) {
-  ProjectorSpec spec;
-  spec.norm = true, spec.merge_rows = 4;
-  const Projector projector{{random({16}, 1), {}}, random_linear(64, 64, 2), random_linear(24, 64, 4)};
-  const at::Tensor rows = random({8, 16}, 6);
-  const at::Tensor normed = rows / (rows.square().mean(-1, true) + 1e-6).sqrt() * projector.norm.weight;
-  const at::Tensor x =
-      at::gelu(normed.view({2, 64}).matmul(projector.linear_1.weight.t()) + projector.linear_1.bias);
-  const at::Tensor expected = x.matmul(projector.linear_2.weight.t()) + projector.linear_2.bias;
-  EXPECT_LT(largest_difference(project(spec, projector, rows), expected), 1e-5);
 }
 
 }  // namespace

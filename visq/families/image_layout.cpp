@@ -1,0 +1,300 @@
+#include "visq/families/image_layout.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+
+#include "visq/core/error.h"
+#include "visq/core/format.h"
+
+namespace visq {
+namespace {
+
+using Kind = ImageLayout::Kind;
+using nn::Grid;
+
+int64_t tiles_in(const ProcessedImage& image) { return image.pixels.dim() == 4 ? image.pixels.size(0) : 1; }
+
+/// Grid of the feature rows of one tile.
+Grid feature_grid(const ModelSpec& spec, const ProcessedImage& image) {
+  return nn::projected_grid(spec.projector, image_grids(spec.vision, image).front());
+}
+
+/// Feature rows of one tile: its grid, and the class token where that is kept.
+int64_t tile_rows(const ModelSpec& spec, const ProcessedImage& image) {
+  const Grid patches = image_grids(spec.vision, image).front(), grid = feature_grid(spec, image);
+  return grid.first * grid.second + nn::tower_tokens(spec.vision, patches) - patches.first * patches.second;
+}
+
+/// Python's int(round(x, 7)).
+int64_t truncate(double x) { return static_cast<int64_t>(std::round(x * 1e7) / 1e7); }
+
+/// Python's int(a // b), for positive numbers: the quotient is not rounded up to the next integer.
+int64_t floor_divide(double a, double b) {
+  return static_cast<int64_t>(std::round((a - std::fmod(a, b)) / b));
+}
+
+/// The part of a mosaic that shows the image, and the size that it shrinks to.
+struct Unpadded {
+  int64_t top = 0, left = 0, rows = 0, columns = 0;
+  int64_t shrunk_rows = 0, shrunk_columns = 0;
+};
+
+/// Source: spec/models-llava-vila-qwen.md §4, §5. An odd leftover of the padding stays, as in the reference.
+Unpadded unpad(const ImageLayout& layout, const Grid& tile, const ProcessedImage& image) {
+  Unpadded part{0, 0, image.rows * tile.first, image.columns * tile.second};
+  const auto height = static_cast<double>(image.height), width = static_cast<double>(image.width);
+  const auto rows = static_cast<double>(part.rows), columns = static_cast<double>(part.columns);
+  if (width / height > columns / rows) {
+    part.top = (part.rows - truncate(height * (columns / width))) / 2;
+    part.rows -= 2 * part.top;
+  } else {
+    part.left = (part.columns - truncate(width * (rows / height))) / 2;
+    part.columns -= 2 * part.left;
+  }
+  part.shrunk_rows = part.rows, part.shrunk_columns = part.columns;
+  if (layout.max_tiles == 0) return part;
+  const double ratio = std::sqrt(static_cast<double>(part.rows * part.columns) /
+                                 static_cast<double>(layout.max_tiles * tile.first * tile.first));
+  if (ratio <= 1.1) return part;
+  part.shrunk_rows = floor_divide(static_cast<double>(part.rows), ratio);
+  part.shrunk_columns = floor_divide(static_cast<double>(part.columns), ratio);
+  return part;
+}
+
+/// Rows and columns of the mosaic of tiles 1 … that show the image. Source: spec/models-phi-gemma.md §3.5.
+Grid useful_grid(const Grid& tile, const ProcessedImage& image) {
+  if (!image.patch_mask.defined()) return {image.rows * tile.first, image.columns * tile.second};
+  const at::Tensor mask = image.patch_mask.narrow(0, 1, image.rows * image.columns);
+  const int64_t step = mask.size(1) / tile.first;
+  const at::Tensor shown = mask.slice(1, 0, std::nullopt, step)
+                               .slice(2, 0, std::nullopt, step)
+                               .view({image.rows, image.columns, tile.first, tile.second});
+  return {shown.select(1, 0).select(2, 0).sum().item<int64_t>(),
+          shown.select(0, 0).select(1, 0).sum().item<int64_t>()};
+}
+
+/// Blocks that stack_scales() makes, as a grid.
+Grid block_grid(const ImageLayout& layout, const ProcessedImage& image) {
+  if (image.rows == 0) return {1, 1};
+  const auto index = layout.reference_scale;
+  if (index < 0 || index >= static_cast<int64_t>(layout.scales.size())) return {image.rows, image.columns};
+  const int64_t side = layout.scales[static_cast<size_t>(index)];
+  return {side, side};
+}
+
+std::string repeat(const std::string& text, int64_t count) {
+  std::string repeated;
+  repeated.reserve(text.size() * static_cast<size_t>(count));
+  for (int64_t i = 0; i < count; ++i) repeated += text;
+  return repeated;
+}
+
+std::string substitute(std::string text, const std::string& key, int64_t value) {
+  if (const size_t at = text.find(key); at != std::string::npos)
+    text.replace(at, key.size(), std::to_string(value));
+  return text;
+}
+
+/// Tiles laid side by side: [rows · columns · h · w, channels] → [rows · h, columns · w, channels].
+at::Tensor mosaic(const at::Tensor& tiles, int64_t rows, int64_t columns, const Grid& tile) {
+  return tiles.view({rows, columns, tile.first, tile.second, -1})
+      .permute({0, 2, 1, 3, 4})
+      .reshape({rows * tile.first, columns * tile.second, -1});
+}
+
+/// [h, w, channels] → [h · (w + 1), channels], `end` behind each line.
+at::Tensor with_row_ends(const at::Tensor& map, const at::Tensor& end) {
+  return at::cat({map, end.to(map.scalar_type()).view({1, 1, -1}).expand({map.size(0), 1, map.size(2)})}, 1)
+      .flatten(0, 1);
+}
+
+at::Tensor resize(const at::Tensor& map, int64_t rows, int64_t columns) {
+  const at::Tensor planes = map.permute({2, 0, 1}).unsqueeze(0).contiguous();
+  return at::upsample_bilinear2d(planes, {rows, columns}, /*align_corners=*/false)[0].permute({1, 2, 0});
+}
+
+at::Tensor pack_anyres(const ModelSpec& spec, const LearnedRows& learned, const at::Tensor& rows,
+                       const ProcessedImage& image) {
+  if (image.rows == 0) return at::cat({rows, learned.row_end.to(rows.scalar_type()).unsqueeze(0)});
+  const Grid tile = feature_grid(spec, image);
+  const int64_t base = tile.first * tile.second;
+  const Unpadded part = unpad(spec.layout, tile, image);
+  at::Tensor map = mosaic(rows.narrow(0, base, rows.size(0) - base), image.rows, image.columns, tile)
+                       .narrow(0, part.top, part.rows)
+                       .narrow(1, part.left, part.columns);
+  if (part.shrunk_rows != part.rows || part.shrunk_columns != part.columns)
+    map = resize(map, part.shrunk_rows, part.shrunk_columns);
+  return at::cat({rows.narrow(0, 0, base), with_row_ends(map, learned.row_end)});
+}
+
+at::Tensor pack_hd(const ModelSpec& spec, const LearnedRows& learned, const at::Tensor& rows,
+                   const ProcessedImage& image) {
+  const Grid tile = feature_grid(spec, image), useful = useful_grid(tile, image);
+  const int64_t base = tile.first * tile.second;
+  const at::Tensor whole = rows.narrow(0, 0, base).view({tile.first, tile.second, -1});
+  const at::Tensor map = mosaic(rows.narrow(0, base, rows.size(0) - base), image.rows, image.columns, tile)
+                             .narrow(0, 0, useful.first)
+                             .narrow(1, 0, useful.second);
+  return at::cat({with_row_ends(map, learned.row_end), learned.separator.to(rows.scalar_type()).unsqueeze(0),
+                  with_row_ends(whole, learned.row_end)});
+}
+
+/// `end` behind each of `parts` equal parts of the rows.
+at::Tensor with_ends(const at::Tensor& rows, int64_t parts, const at::Tensor& end) {
+  if (!end.defined()) return rows;
+  return with_row_ends(rows.view({parts, rows.size(0) / parts, rows.size(1)}), end);
+}
+
+std::string tagged_text(const ModelSpec& spec, const ProcessedImage& image) {
+  const ImageLayout& layout = spec.layout;
+  const std::string tile = repeat(spec.image_token, tile_rows(spec, image));
+  std::string text;
+  for (int64_t row = 1; row <= image.rows; ++row) {
+    for (int64_t column = 1; column <= image.columns; ++column)
+      text += substitute(substitute(layout.tile_tag, "{row}", row), "{column}", column) + tile;
+    text += layout.line_end;
+  }
+  return text + (image.rows > 0 ? layout.line_end : "") + layout.global_tag + tile;
+}
+
+std::string lines_text(const ModelSpec& spec, const ProcessedImage& image) {
+  const auto [rows, columns] = feature_grid(spec, image);
+  std::string text;
+  for (int64_t row = 1; row <= rows; ++row)
+    text += repeat(spec.image_token, columns) + (row < rows ? spec.layout.row_break : spec.layout.last_break);
+  return text;
+}
+
+std::string run_text(const ModelSpec& spec, const ProcessedImage& image) {
+  switch (spec.layout.kind) {
+    case Kind::tagged:
+      return tagged_text(spec, image);
+    case Kind::row_breaks:
+      return lines_text(spec, image);
+    case Kind::flat: {
+      const int64_t tiles = tiles_in(image);
+      return repeat(repeat(spec.image_token, image_tokens(spec, image) / tiles) + spec.layout.tile_end,
+                    tiles);
+    }
+    case Kind::anyres:
+    case Kind::hd:
+    case Kind::scales:
+      break;
+  }
+  return repeat(spec.image_token, image_tokens(spec, image));
+}
+
+size_t count_of(const std::string& text, const std::string& part) {
+  size_t count = 0;
+  for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + part.size())) ++count;
+  return count;
+}
+
+}  // namespace
+
+std::vector<Grid> image_grids(const nn::VisionSpec& vision, const ProcessedImage& image) {
+  if (vision.input == nn::VisionInput::patches) return {{image.grid_h, image.grid_w}};
+  const Grid grid = {image.pixels.size(-2) / vision.patch, image.pixels.size(-1) / vision.patch};
+  return std::vector<Grid>(static_cast<size_t>(tiles_in(image)), grid);
+}
+
+int64_t image_tokens(const ModelSpec& spec, const ProcessedImage& image) {
+  const ImageLayout& layout = spec.layout;
+  const int64_t tile = tile_rows(spec, image), end = layout.end_id ? 1 : 0;
+  switch (layout.kind) {
+    case Kind::flat:
+      return tiles_in(image) * (tile + end);
+    case Kind::row_breaks:
+    case Kind::tagged:
+      return tiles_in(image) * tile;
+    case Kind::anyres: {
+      if (image.rows == 0) return tile + 1;
+      const Unpadded part = unpad(layout, feature_grid(spec, image), image);
+      return tile + part.shrunk_rows * (part.shrunk_columns + 1);
+    }
+    case Kind::hd: {
+      const Grid grid = feature_grid(spec, image), useful = useful_grid(grid, image);
+      return useful.first * (useful.second + 1) + 1 + grid.first * (grid.second + 1);
+    }
+    case Kind::scales: {
+      const Grid blocks = block_grid(layout, image);
+      return blocks.first * blocks.second * tile + end;
+    }
+  }
+  fail("image layout {} does not exist", static_cast<int>(layout.kind));
+}
+
+std::string image_text(const ModelSpec& spec, const ProcessedImage& image) {
+  return spec.layout.before + run_text(spec, image) + spec.layout.after;
+}
+
+std::string expand_images(const ModelSpec& spec, const std::string& prompt,
+                          std::span<const ProcessedImage> images) {
+  const std::string& token = spec.image_token;
+  const std::string& pattern = spec.image_placeholder.empty() ? token : spec.image_placeholder;
+  const bool numbered = pattern.find("{n}") != std::string::npos;
+  if (!numbered)
+    if (const size_t found = count_of(prompt, pattern); found != images.size())
+      fail("the prompt has {} image placeholders for {} images: a text contains '{}' literally; take it out",
+           found, images.size(), pattern);
+  if (pattern != token && pattern.find(token) == std::string::npos && prompt.find(token) != std::string::npos)
+    fail("a text contains '{}' literally; take it out", token);
+  std::string expanded;
+  size_t at = 0;
+  for (size_t i = 0; i < images.size(); ++i) {
+    const std::string placeholder = substitute(pattern, "{n}", static_cast<int64_t>(i) + 1);
+    const size_t next = prompt.find(placeholder, at);
+    if (next == std::string::npos)
+      fail("the prompt has no '{}' behind the placeholders of the images before it", placeholder);
+    expanded += prompt.substr(at, next - at) + image_text(spec, images[i]);
+    at = next + placeholder.size();
+  }
+  return expanded + prompt.substr(at);
+}
+
+at::Tensor pack_image(const ModelSpec& spec, const LearnedRows& learned, const at::Tensor& rows,
+                      const ProcessedImage& image) {
+  switch (spec.layout.kind) {
+    case Kind::row_breaks:
+    case Kind::tagged:
+      return rows;
+    case Kind::flat:
+      return with_ends(rows, tiles_in(image), learned.end);
+    case Kind::anyres:
+      return pack_anyres(spec, learned, rows, image);
+    case Kind::hd:
+      return pack_hd(spec, learned, rows, image);
+    case Kind::scales: {
+      const Grid blocks = block_grid(spec.layout, image);
+      return with_ends(mosaic(rows, blocks.first, blocks.second, feature_grid(spec, image)).flatten(0, 1), 1,
+                       learned.end);
+    }
+  }
+  fail("image layout {} does not exist", static_cast<int>(spec.layout.kind));
+}
+
+at::Tensor stack_scales(const ModelSpec& spec, const at::Tensor& rows, const ProcessedImage& image) {
+  const auto scales = static_cast<int64_t>(spec.layout.scales.size()) + 1;
+  if (image.rows == 0) return rows.repeat({1, scales});
+  const Grid tile = image_grids(spec.vision, image).front(), blocks = block_grid(spec.layout, image);
+  const int64_t tile_size = tile.first * tile.second;
+  std::vector<at::Tensor> maps;
+  int64_t first = 0;
+  const auto add = [&](int64_t down, int64_t across) {
+    const at::Tensor map =
+        mosaic(rows.narrow(0, first, down * across * tile_size), down, across, tile).permute({2, 0, 1});
+    maps.push_back(at::adaptive_avg_pool2d(map.to(at::kFloat).contiguous(),
+                                           {blocks.first * tile.first, blocks.second * tile.second})
+                       .to(rows.scalar_type()));
+    first += down * across * tile_size;
+  };
+  for (const int64_t side : spec.layout.scales) add(side, side);
+  add(image.rows, image.columns);
+  return at::cat(maps)  // [channels · scales, height, width]
+      .view({-1, blocks.first, tile.first, blocks.second, tile.second})
+      .permute({1, 3, 2, 4, 0})
+      .reshape({blocks.first * blocks.second * tile_size, -1});
+}
+
+}  // namespace visq

@@ -1,0 +1,43 @@
+// Where the features of an image go in the sequence: how many tokens it takes, the text that its placeholder
+// becomes, and the order of its rows. Data: ImageLayout in family.h.
+#pragma once
+#include <span>
+#include <string>
+
+#include "visq/families/family.h"
+#include "visq/inputs/image_processor.h"
+
+namespace visq {
+
+/// Vectors that are put between feature rows, in the compute dtype; undefined where the layout has none.
+struct LearnedRows {
+  at::Tensor row_end, separator, end;  ///< [channels]
+};
+
+/// Grids of the tiles (or of the whole image) that the tower sees, in patches.
+std::vector<nn::Grid> image_grids(const nn::VisionSpec& vision, const ProcessedImage& image);
+
+/// Image tokens of an image: those whose embedding is a feature row.
+/// @throws Error when the tiles of the image are not those of the layout
+int64_t image_tokens(const ModelSpec& spec, const ProcessedImage& image);
+
+/// The text that replaces the placeholder of an image: image_tokens() times the image token, and what the
+/// layout puts around and between them.
+std::string image_text(const ModelSpec& spec, const ProcessedImage& image);
+
+/// `prompt` with each placeholder replaced.
+/// @throws Error when placeholders and images differ in number, or a text contains an image token literally
+std::string expand_images(const ModelSpec& spec, const std::string& prompt,
+                          std::span<const ProcessedImage> images);
+
+/// Feature rows of one image → rows in the order of its tokens.
+/// @param rows  of all its tiles, behind ModelSpec::projector, [tiles · tokens a tile, channels]
+/// @return [image_tokens(), channels]
+at::Tensor pack_image(const ModelSpec& spec, const LearnedRows& learned, const at::Tensor& rows,
+                      const ProcessedImage& image);
+
+/// Only for ImageLayout::Kind::scales, before the projector: tower rows of one image, [tiles · side²,
+/// channels] → [blocks · side², channels · scales], the maps of all scales brought to one size.
+at::Tensor stack_scales(const ModelSpec& spec, const at::Tensor& rows, const ProcessedImage& image);
+
+}  // namespace visq
