@@ -139,8 +139,8 @@ TEST(Tokenizer, UnsupportedComponentsAreNamed) {
   EXPECT_TRUE(mentions(load_error(kLlama, R"("BPE")", R"("Unigram")"), {"tokenizer.json", "Unigram"}));
   EXPECT_TRUE(mentions(load_error(kLlama, R"("Prepend")", R"("NFKC")"), {"tokenizer.json", "'NFKC'"}));
   EXPECT_TRUE(
-      mentions(load_error(kLlama, R"("pre_tokenizer": null)", R"("pre_tokenizer": {"type": "Digits"})"),
-               {"tokenizer.json", "'Digits'"}));
+      mentions(load_error(kLlama, R"("pre_tokenizer": null)", R"("pre_tokenizer": {"type": "Punctuation"})"),
+               {"tokenizer.json", "'Punctuation'"}));
   EXPECT_TRUE(mentions(load_error(kLlama, R"("fuse_unk": true)", R"("dropout": 0.1)"),
                        {"tokenizer.json", "'dropout'"}));
   EXPECT_TRUE(mentions(load_error(kLlama, R"("fuse_unk": true)", R"("end_of_word_suffix": "</w>")"),
