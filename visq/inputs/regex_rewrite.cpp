@@ -158,7 +158,7 @@ class Rewriter {
     if (!rest.starts_with("p{") && !rest.starts_with("P{")) return std::nullopt;
     const std::string_view whole = rest.substr(0, rest.find('}') + 1);
     for (const auto& [name, char_class] : kProperties) {
-      if (whole.substr(2) != std::string(name) + "}") continue;
+      if (whole.empty() || whole.substr(2) != std::string(name) + "}") continue;
       position_ += whole.size();
       return Property{char_class, whole.front() == 'P'};
     }

@@ -145,8 +145,8 @@ TEST(Tokenizer, UnsupportedComponentsAreNamed) {
                        {"tokenizer.json", "'dropout'"}));
   EXPECT_TRUE(mentions(load_error(kLlama, R"("fuse_unk": true)", R"("end_of_word_suffix": "</w>")"),
                        {"tokenizer.json", "'end_of_word_suffix'"}));
-  EXPECT_TRUE(mentions(load_error(kLlama, "", "", "phi", R"({"tokenizer_class": "GemmaTokenizerFast"})"),
-                       {"tokenizer.json", "'GemmaTokenizer'", "'phi'"}));
+  EXPECT_TRUE(mentions(load_error(kLlama, "", "", "phi", R"({"tokenizer_class": "XLNetTokenizerFast"})"),
+                       {"tokenizer.json", "'XLNetTokenizer'", "'phi'"}));
 }
 
 TEST(Tokenizer, MalformedFilesAreErrorsThatNameTheCause) {
