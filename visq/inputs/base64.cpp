@@ -33,7 +33,7 @@ std::optional<std::string> from_base64(std::string_view text) {
     }
     for (const int shift : {16, 8, 0}) bytes.push_back(static_cast<char>(group >> shift & 0xFF));
   }
-  bytes.resize(bytes.size() - padding);
+  for (size_t i = 0; i < padding; ++i) bytes.pop_back();
   return bytes;
 }
 

@@ -146,7 +146,7 @@ SentencePieceModel SentencePieceModel::parse(std::string_view bytes, const std::
     if (field->key == bytes_field(3)) read_normalizer_spec(field->bytes, origin, model);
     if (model.pieces.size() > kMaxPieces) fail("{}: more than {} pieces", origin, kMaxPieces);
   }
-  if (model.pieces.empty()) fail("{}: a SentencePiece model without pieces", origin);
+  if (model.pieces.empty()) fail("{}: not a SentencePiece model: it holds no pieces", origin);
   return model;
 }
 
