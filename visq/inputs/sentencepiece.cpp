@@ -79,17 +79,21 @@ class Message {
   const std::string& origin_;
 };
 
+std::string text_of(const Field& field, const std::string& origin) {
+  if (field.bytes.size() > kMaxTokenBytes)
+    fail("{}: a piece of {} bytes, more than the {} allowed", origin, field.bytes.size(), kMaxTokenBytes);
+  if (to_valid_utf8(field.bytes) != field.bytes) fail("{}: a piece is not UTF-8", origin);
+  return std::string(field.bytes);
+}
+
 SentencePieceModel::Piece parse_piece(std::string_view bytes, const std::string& origin) {
   SentencePieceModel::Piece piece;
   Message message(bytes, origin);
   while (const auto field = message.next()) {
-    if (field->key == bytes_field(1)) piece.text = field->bytes;
+    if (field->key == bytes_field(1)) piece.text = text_of(*field, origin);
     if (field->key == number_field(3)) piece.type = static_cast<SentencePieceModel::Type>(field->value);
   }
-  if (piece.text.size() > kMaxTokenBytes)
-    fail("{}: a piece of {} bytes, more than the {} allowed", origin, piece.text.size(), kMaxTokenBytes);
-  if (piece.text.empty() || to_valid_utf8(piece.text) != piece.text)
-    fail("{}: a piece is empty or not UTF-8", origin);
+  if (piece.text.empty()) fail("{}: a piece is empty", origin);
   return piece;
 }
 
@@ -115,13 +119,13 @@ void read_trainer_spec(std::string_view bytes, const std::string& origin, Senten
         model.eos_id = id_of(*field);
         break;
       case bytes_field(45):
-        model.unk_piece = field->bytes;
+        model.unk_piece = text_of(*field, origin);
         break;
       case bytes_field(46):
-        model.bos_piece = field->bytes;
+        model.bos_piece = text_of(*field, origin);
         break;
       case bytes_field(47):
-        model.eos_piece = field->bytes;
+        model.eos_piece = text_of(*field, origin);
         break;
       default:
         break;

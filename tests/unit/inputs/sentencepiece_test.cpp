@@ -65,6 +65,7 @@ TEST(SentencePiece, HostileBytesAreErrors) {
   EXPECT_TRUE(mentions(rejection(varint(1 << 3 | 3)), {"not a SentencePiece model"}));  // a group
   EXPECT_TRUE(mentions(rejection(varint(2)), {"not a SentencePiece model"}));           // field 0
   EXPECT_TRUE(mentions(rejection(piece("\xFF")), {"not UTF-8"}));
+  EXPECT_TRUE(mentions(rejection(piece("a") + trainer_spec(block(46, "\xC3"))), {"not UTF-8"}));
   EXPECT_TRUE(mentions(rejection(piece("")), {"empty"}));
   EXPECT_TRUE(mentions(rejection(piece(std::string(2000, 'a'))), {"2000 bytes"}));
 }
