@@ -15,12 +15,14 @@ at::ScalarType compute_dtype(std::optional<at::ScalarType> asked, at::Device dev
   return at::kFloat;
 }
 
-Runner::Runner(const std::filesystem::path& directory, at::Device device, std::optional<at::ScalarType> dtype)
+Runner::Runner(const std::filesystem::path& directory, at::Device device, std::optional<at::ScalarType> dtype,
+               ImageProfile image_profile)
     : checkpoint_(std::make_unique<Checkpoint>(directory)),
       quantized_(QuantizedCheckpoint::open(*checkpoint_)) {
   Model::LinearLoader loader;
   if (quantized_) loader = [this](const std::string& module) { return load_linear(module); };
-  model_ = std::make_unique<Model>(*checkpoint_, device, compute_dtype(dtype, device, *checkpoint_), loader);
+  model_ = std::make_unique<Model>(*checkpoint_, device, compute_dtype(dtype, device, *checkpoint_), loader,
+                                   image_profile);
   for (int64_t index = 0; index < model_->spec().decoder.layers; ++index) {
     check_interrupt();
     layers_.push_back(model_->load_layer(index));

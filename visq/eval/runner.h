@@ -19,7 +19,7 @@ class Runner {
   /// GPU
   /// @throws Error for an unsupported or damaged checkpoint
   Runner(const std::filesystem::path& directory, at::Device device,
-         std::optional<at::ScalarType> dtype = std::nullopt);
+         std::optional<at::ScalarType> dtype = std::nullopt, ImageProfile image_profile = ImageProfile::tv);
 
   const Model& model() const { return *model_; }
   const Checkpoint& checkpoint() const { return *checkpoint_; }

@@ -25,6 +25,9 @@ int64_t image_tokens(const ModelSpec& spec, const ProcessedImage& image);
 /// layout puts around and between them.
 std::string image_text(const ModelSpec& spec, const ProcessedImage& image);
 
+/// The placeholder of the n-th image of a conversation, counted from 1.
+std::string image_placeholder(const ModelSpec& spec, int64_t n);
+
 /// `prompt` with each placeholder replaced.
 /// @throws Error when placeholders and images differ in number, or a text contains an image token literally
 std::string expand_images(const ModelSpec& spec, const std::string& prompt,

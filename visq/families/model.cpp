@@ -20,13 +20,14 @@ ModelSpec describe_checkpoint(const Checkpoint& checkpoint) {
 }  // namespace
 
 Model::Model(const Checkpoint& checkpoint, at::Device device, at::ScalarType compute_dtype,
-             LinearLoader loader)
+             LinearLoader loader, ImageProfile image_profile)
     : checkpoint_(checkpoint),
       spec_(describe_checkpoint(checkpoint)),
       names_(spec_, checkpoint),
       device_(device),
       dtype_(compute_dtype),
       loader_(std::move(loader)),
+      image_profile_(image_profile),
       parts_(std::make_shared<Parts>()) {
   check_tensors(spec_, names_, checkpoint_, /*with_linears=*/!loader_);
 }

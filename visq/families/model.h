@@ -60,7 +60,7 @@ class Model {
   /// @throws Error for an unsupported architecture, a missing tensor, or a shape that contradicts config.json
   ///         (names the tensor and both shapes). All shapes are checked here, before any work.
   Model(const Checkpoint& checkpoint, at::Device device, at::ScalarType compute_dtype,
-        LinearLoader loader = {});
+        LinearLoader loader = {}, ImageProfile image_profile = ImageProfile::tv);
 
   const ModelSpec& spec() const { return spec_; }
   const NameMap& names() const { return names_; }
@@ -100,9 +100,13 @@ class Model {
   at::Device device_;
   at::ScalarType dtype_;
   LinearLoader loader_;
+  ImageProfile image_profile_;
   struct Parts;
   std::shared_ptr<Parts> parts_;  // tokenizer, processor, tower, head, each loaded when first needed
 
+  const ImageProcessor& image_processor() const;
+  std::vector<int64_t> tokenize_text(const std::string& text) const;
+  std::vector<int64_t> tokenize(const std::string& text, std::span<const ProcessedImage> images) const;
   at::Tensor stored(const std::string& canonical) const;  // as in the file
   at::Tensor weight(const std::string& canonical) const;  // in the compute dtype, on the device
   nn::Norm load_norm(const std::string& canonical_module) const;

@@ -7,7 +7,6 @@
 
 #include "visq/families/model_parts.h"
 #include "visq/families/positions.h"
-#include "visq/families/prompt.h"
 #include "visq/families/tower_checks.h"
 #include "visq/inputs/image.h"
 
@@ -24,54 +23,76 @@ auto naming(const Sample& sample, Body&& body) {
   }
 }
 
-/// What ends an answer: the end of the turn in ChatML, else the first of the ids that stop generation.
-std::optional<int64_t> end_token(const ModelSpec& spec, const Tokenizer& tokenizer) {
-  if (spec.prompt != PromptStyle::vicuna)
-    if (const auto id = tokenizer.id_of("<|im_end|>")) return id;
-  if (spec.eos_ids.empty()) return std::nullopt;
-  return spec.eos_ids.front();
+void check_length(const nn::DecoderSpec& decoder, const std::vector<int64_t>& ids) {
+  const auto tokens = static_cast<int64_t>(ids.size());
+  if (tokens > kMaxSampleTokens) fail("{} tokens are more than the limit of {}", tokens, kMaxSampleTokens);
+  if (decoder.max_tokens > 0 && tokens > decoder.max_tokens)
+    fail("{} tokens are more than {} ({} tokens)", tokens, decoder.max_tokens_reason, decoder.max_tokens);
 }
 
 }  // namespace
 
+/// With the BOS that the tokenizer adds, unless the prompt has one already (spec/inputs.md §4.4).
+std::vector<int64_t> Model::tokenize_text(const std::string& text) const {
+  std::vector<int64_t> ids = tokenizer().encode(text, /*add_special_tokens=*/false);
+  const bool has_bos = !ids.empty() && spec_.bos_id == ids.front();
+  if (has_bos || spec_.prompt == PromptStyle::paligemma) return ids;
+  return tokenizer().encode(text, /*add_special_tokens=*/true);
+}
+
+std::vector<int64_t> Model::tokenize(const std::string& text, std::span<const ProcessedImage> images) const {
+  const std::string expanded = expand_images(spec_, text, images);
+  if (!spec_.split_at_images) return tokenize_text(expanded);
+  // Runs of image tokens cut the text into pieces that are tokenized each by itself (Phi-3-vision).
+  const std::string& token = spec_.image_token;
+  std::vector<int64_t> ids;
+  size_t at = 0;
+  while (at < expanded.size()) {
+    const size_t next = std::min(expanded.find(token, at), expanded.size());
+    if (next > at) std::ranges::copy(tokenize_text(expanded.substr(at, next - at)), std::back_inserter(ids));
+    at = next;
+    for (; expanded.compare(at, token.size(), token) == 0; at += token.size())
+      ids.push_back(spec_.image_token_id);
+  }
+  return ids;
+}
+
+const ImageProcessor& Model::image_processor() const {
+  return parts_->processor.get(
+      [this] { return ImageProcessor::load(checkpoint_.directory(), image_profile_); });
+}
+
 EncodedSample Model::encode(const Sample& sample, bool with_answer) const {
-  const ModelSpec& prompted = parts_->prompt.get([this] {
-    ModelSpec spec = spec_;
-    if (spec.prompt == PromptStyle::chatml_images_first && !tokenizer().id_of("<|im_start|>"))
-      spec.prompt = PromptStyle::vicuna;
-    return spec;
-  });
+  const Prompter& prompter = parts_->prompter.get(
+      [this] { return Prompter(spec_, tokenizer(), ChatTemplate::load(checkpoint_.directory())); });
   return naming(sample, [&] {
     EncodedSample encoded;
     for (const Message& message : sample.messages) {
       for (const ContentPart& part : message.content) {
         if (part.kind != ContentPart::Kind::image) continue;
-        const ImageProcessor& processor =
-            parts_->processor.get([this] { return ImageProcessor::load(checkpoint_.directory()); });
-        encoded.images.push_back(processor.process(read_image(part.image)));
+        encoded.images.push_back(image_processor().process(read_image(part.image), sample.image_count()));
         check_image(spec_, encoded.images.back());
       }
     }
-    if (!encoded.images.empty() && tokenizer().id_of(spec_.image_token) != spec_.image_token_id)
+    if (!encoded.images.empty() && !spec_.split_at_images &&
+        tokenizer().id_of(spec_.image_token) != spec_.image_token_id)
       fail("the tokenizer does not know '{}' as token {}, which config.json names as the image token",
            spec_.image_token, spec_.image_token_id);
-    const std::string prompt = expand_images(spec_, render_prompt(prompted, sample.messages), encoded.images);
-    encoded.ids = tokenizer().encode(prompt);
+    const std::string prompt = prompter.prompt(sample.messages);
+    encoded.ids = tokenize(prompt, encoded.images);
     encoded.prompt_tokens = static_cast<int64_t>(encoded.ids.size());
     if (with_answer && sample.answer) {
       if (sample.answer->find(spec_.image_token) != std::string::npos)
         fail("the answer contains '{}' literally; take it out", spec_.image_token);
+      const Prompter::Answer answer = prompter.answer(sample.messages, prompt, *sample.answer);
       // A token can reach across the border, so the answer begins where the ids part.
-      std::vector<int64_t> whole = tokenizer().encode(prompt + render_answer(prompted, *sample.answer));
+      std::vector<int64_t> whole = tokenize(prompt + answer.text, encoded.images);
       const auto parted = std::ranges::mismatch(encoded.ids, whole).in2;
       encoded.prompt_tokens = parted - whole.begin();
       encoded.ids = std::move(whole);
-      if (const auto end = end_token(prompted, tokenizer())) encoded.ids.push_back(*end);
+      if (answer.end) encoded.ids.push_back(*answer.end);
     }
-    const auto tokens = static_cast<int64_t>(encoded.ids.size());
-    if (tokens > kMaxSampleTokens) fail("{} tokens are more than the limit of {}", tokens, kMaxSampleTokens);
-    if (const nn::DecoderSpec& decoder = spec_.decoder; decoder.max_tokens > 0 && tokens > decoder.max_tokens)
-      fail("{} tokens are more than {} ({} tokens)", tokens, decoder.max_tokens_reason, decoder.max_tokens);
+    check_length(spec_.decoder, encoded.ids);
     return encoded;
   });
 }
