@@ -1,6 +1,8 @@
 // What visq/inputs makes of a checkpoint's tokenizer and image processor, for tests/parity/test_inputs.py.
 //   probe_inputs tokenize DIR STRINGS.json OUT.json        a list of texts → ids and decoded texts
-//   probe_inputs pixels DIR OUT.safetensors IMAGE...       processed tensors "0", "1", … and "0.grid", …
+//   probe_inputs pixels DIR tv|pil IMAGES_IN_SAMPLE OUT.safetensors IMAGE...
+//     processed tensors "0", "1", …, "0.shape" = grid_h, grid_w, rows, columns, height, width, and "0.mask"
+//     where there is one; nothing for an image that the processor refuses
 //   probe_inputs decode OUT.safetensors IMAGE...           RGB tensors "0", "1", …
 #include <ATen/ATen.h>
 
@@ -8,6 +10,7 @@
 #include <exception>
 #include <fstream>
 
+#include "visq/core/error.h"
 #include "visq/core/json.h"
 #include "visq/inputs/image.h"
 #include "visq/inputs/image_processor.h"
@@ -34,15 +37,21 @@ void tokenize(const Arguments& arguments) {
 }
 
 void pixels(const Arguments& arguments) {
-  const auto processor = visq::ImageProcessor::load(arguments.at(0));
+  const auto profile = arguments.at(1) == "pil" ? visq::ImageProfile::pil : visq::ImageProfile::tv;
+  const auto processor = visq::ImageProcessor::load(arguments.at(0), profile);
   Tensors out;
-  for (size_t i = 2; i < arguments.size(); ++i) {
-    const auto processed = processor.process(visq::read_image(arguments[i]));
-    const std::string name = std::to_string(i - 2);
-    out.emplace_back(name, processed.pixels);
-    out.emplace_back(name + ".grid", at::tensor({processed.grid_h, processed.grid_w}, at::kLong));
-  }
-  visq::write_safetensors(arguments.at(1), out);
+  for (size_t i = 4; i < arguments.size(); ++i) try {
+      const auto image = processor.process(visq::read_image(arguments[i]), std::stoll(arguments.at(2)));
+      const std::string name = std::to_string(i - 4);
+      out.emplace_back(name, image.pixels);
+      out.emplace_back(name + ".shape", at::tensor({image.grid_h, image.grid_w, image.rows, image.columns,
+                                                    image.height, image.width},
+                                                   at::kLong));
+      if (image.patch_mask.defined()) out.emplace_back(name + ".mask", image.patch_mask);
+    } catch (const visq::Error& e) {
+      std::fprintf(stderr, "%s: %s\n", arguments[i].c_str(), e.what());
+    }
+  visq::write_safetensors(arguments.at(3), out);
 }
 
 void decode(const Arguments& arguments) {
@@ -59,7 +68,7 @@ int main(int argc, char** argv) try {
   const std::string command = argc > 1 ? argv[1] : "";
   if (command == "tokenize" && arguments.size() == 3) {
     tokenize(arguments);
-  } else if (command == "pixels" && arguments.size() > 2) {
+  } else if (command == "pixels" && arguments.size() > 4) {
     pixels(arguments);
   } else if (command == "decode" && arguments.size() > 1) {
     decode(arguments);
