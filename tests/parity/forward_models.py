@@ -8,13 +8,24 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     CLIPVisionConfig,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
     MistralConfig,
+    PixtralVisionConfig,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Config,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
     SiglipVisionConfig,
 )
 
@@ -155,31 +166,156 @@ def make_llava(text, tower):
     return model, tokenizer, INTERLEAVE if qwen else VICUNA, files
 
 
-def make_qwen2_5_vl():
+def make_llava_next(text):
+    qwen = text == "qwen2"
+    tokenizer = qwen_tokenizer(["<image>"]) if qwen else llama_tokenizer()
+    pinpoints = [[42, 84], [84, 42], [84, 84], [126, 42], [42, 126]]
+    config = LlavaNextConfig(
+        text_config=text_config(text),
+        vision_config=vision_config("clip"),
+        image_token_index=tokenizer.token_to_id("<image>"),
+        image_grid_pinpoints=pinpoints,
+    )
+    model = randomize(LlavaNextForConditionalGeneration(config))
+    processor = {
+        "image_processor_type": "LlavaNextImageProcessor", "size": {"shortest_edge": 42},
+        "crop_size": {"height": 42, "width": 42}, "resample": 3, "image_mean": MEAN, "image_std": STD,
+        "image_grid_pinpoints": pinpoints,
+    }  # fmt: skip
+    whole = {
+        "processor_class": "LlavaNextProcessor", "patch_size": 14, "vision_feature_select_strategy": "default",
+        "num_additional_image_tokens": 1, "image_token": "<image>",
+    }  # fmt: skip
+    special_tokens = {"eos_token": "<|im_end|>"} if qwen else {"bos_token": "<s>", "eos_token": "</s>"}
+    files = {
+        "preprocessor_config.json": processor,
+        "processor_config.json": whole,
+        "tokenizer_config.json": {"tokenizer_class": "Qwen2Tokenizer" if qwen else "LlamaTokenizer", **special_tokens},
+    }
+    return model, tokenizer, INTERLEAVE if qwen else VICUNA, files
+
+
+def make_llava_onevision():
+    """Tiles of 4 x 4 patches and a border of 4 pixels that no patch covers; mosaics of three tiles shrink."""
+    tokenizer = qwen_tokenizer(["<image>", "<video>"])
+    pinpoints = [[height, width] for height in (60, 120, 180) for width in (60, 120, 180)]
+    size = dict(hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4, patch_size=14)
+    config = LlavaOnevisionConfig(
+        text_config=text_config("qwen2"),
+        vision_config=SiglipVisionConfig(**size, image_size=60, vision_use_head=False),
+        image_token_index=tokenizer.token_to_id("<image>"),
+        video_token_index=tokenizer.token_to_id("<video>"),
+        image_grid_pinpoints=pinpoints,
+        vision_aspect_ratio="anyres_max_2",
+    )
+    model = randomize(LlavaOnevisionForConditionalGeneration(config))
+    processor = {
+        "image_processor_type": "LlavaOnevisionImageProcessor", "size": {"height": 60, "width": 60}, "resample": 3,
+        "image_mean": MEAN, "image_std": STD, "image_grid_pinpoints": pinpoints,
+    }  # fmt: skip
+    whole = {
+        "processor_class": "LlavaOnevisionProcessor", "num_image_tokens": 16, "vision_feature_select_strategy": "full",
+        "image_token": "<image>", "video_token": "<video>", "vision_aspect_ratio": "anyres_max_2",
+    }  # fmt: skip
+    files = {
+        "preprocessor_config.json": processor,
+        "processor_config.json": whole,
+        "video_preprocessor_config.json": {"video_processor_type": "LlavaOnevisionVideoProcessor"},
+        "tokenizer_config.json": {"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|im_end|>"},
+    }
+    return model, tokenizer, INTERLEAVE, files
+
+
+def make_internvl(kind):
+    """layer: InternViT-300M; rms: InternViT-6B."""
+    tokenizer = qwen_tokenizer(["<img>", "</img>", "<IMG_CONTEXT>", "<video>"])
+    rms = kind == "rms"
+    vision = dict(hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4, patch_size=14,
+                  image_size=56, attention_bias=not rms, use_qk_norm=rms, use_mean_pooling=rms,
+                  norm_type="rms_norm" if rms else "layer_norm")  # fmt: skip
+    config = InternVLConfig(
+        text_config=text_config("qwen2"),
+        vision_config=vision,
+        image_token_id=tokenizer.token_to_id("<IMG_CONTEXT>"),
+        image_seq_length=4,
+    )
+    model = randomize(InternVLForConditionalGeneration(config))
+    processor = {
+        "image_processor_type": "GotOcr2ImageProcessor", "size": {"height": 56, "width": 56}, "resample": 3,
+        "crop_to_patches": True, "min_patches": 1, "max_patches": 6, "image_mean": MEAN, "image_std": STD,
+    }  # fmt: skip
+    tokens = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>",
+              "video_token": "<video>"}  # fmt: skip
+    files = {
+        "preprocessor_config.json": processor,
+        "processor_config.json": {"processor_class": "InternVLProcessor", "image_seq_length": 4},
+        "video_preprocessor_config.json": {"video_processor_type": "InternVLVideoProcessor"},
+        "tokenizer_config.json": {"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|im_end|>",
+                                  "extra_special_tokens": tokens, **tokens},
+    }  # fmt: skip
+    return model, tokenizer, INTERLEAVE.replace("<image>", "<IMG_CONTEXT>"), files
+
+
+def make_pixtral(kind):
+    """llava: Pixtral; mistral3: Mistral Small 3.1."""
+    tokenizer = llama_tokenizer()
+    tokenizer.add_tokens([special("[IMG]"), special("[IMG_BREAK]"), special("[IMG_END]")])
+    merge = 2 if kind == "mistral3" else 1
+    vision = PixtralVisionConfig(hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
+                                 patch_size=14, image_size=112)  # fmt: skip
+    common = dict(text_config=text_config("mistral"), vision_config=vision, vision_feature_layer=-1,
+                  image_token_index=tokenizer.token_to_id("[IMG]"))  # fmt: skip
+    if kind == "mistral3":
+        model = Mistral3ForConditionalGeneration(Mistral3Config(**common, tie_word_embeddings=False))
+    else:
+        config = LlavaConfig(**common, vision_feature_select_strategy="full")
+        model = LlavaForConditionalGeneration(config)
+    processor = {
+        "image_processor_type": "PixtralImageProcessor", "size": {"longest_edge": 112},
+        "patch_size": {"height": 14 * merge, "width": 14 * merge}, "resample": 3, "image_mean": MEAN, "image_std": STD,
+    }  # fmt: skip
+    whole = {
+        "processor_class": "PixtralProcessor", "patch_size": 14, "spatial_merge_size": merge, "image_token": "[IMG]",
+        "image_break_token": "[IMG_BREAK]", "image_end_token": "[IMG_END]",
+    }  # fmt: skip
+    files = {
+        "preprocessor_config.json": processor,
+        "processor_config.json": whole,
+        "tokenizer_config.json": {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>"},
+    }
+    return randomize(model), tokenizer, VICUNA.replace("<image>", "[IMG]"), files
+
+
+def make_qwen_vl(kind):
+    """2: Qwen2-VL; 2.5: Qwen2.5-VL."""
     tokenizer = qwen_tokenizer(["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"])
     rope = {"rope_type": "default", "rope_theta": 1000000.0, "mrope_section": [2, 3, 3]}
-    config = Qwen2_5_VLConfig(
-        text_config=dict(vocab_size=VOCABULARY, hidden_size=64, intermediate_size=112, num_hidden_layers=3,
-                         num_attention_heads=4, num_key_value_heads=2, rope_parameters=rope),
-        vision_config=dict(depth=3, hidden_size=64, intermediate_size=90, num_heads=4, out_hidden_size=64,
-                           fullatt_block_indexes=[1]),
+    text = dict(vocab_size=VOCABULARY, hidden_size=64, intermediate_size=112, num_hidden_layers=3,
+                num_attention_heads=4, num_key_value_heads=2, rope_parameters=rope)  # fmt: skip
+    ids = dict(
         image_token_id=tokenizer.token_to_id("<|image_pad|>"),
         video_token_id=tokenizer.token_to_id("<|video_pad|>"),
         vision_start_token_id=tokenizer.token_to_id("<|vision_start|>"),
         vision_end_token_id=tokenizer.token_to_id("<|vision_end|>"),
         tie_word_embeddings=True,
-    )  # fmt: skip
-    model = randomize(Qwen2_5_VLForConditionalGeneration(config))
+    )
+    if kind == "2":
+        vision = dict(depth=3, embed_dim=64, hidden_size=64, num_heads=4, mlp_ratio=2)
+        model = Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=text, vision_config=vision, **ids))
+    else:
+        vision = dict(depth=3, hidden_size=64, intermediate_size=90, num_heads=4, out_hidden_size=64,
+                      fullatt_block_indexes=[1])  # fmt: skip
+        model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision, **ids))
     processor = {
         "image_processor_type": "Qwen2VLImageProcessor", "min_pixels": 3136, "max_pixels": 100352, "patch_size": 14,
         "temporal_patch_size": 2, "merge_size": 2, "image_mean": MEAN, "image_std": STD,
-        "processor_class": "Qwen2_5_VLProcessor",
+        "processor_class": "Qwen2VLProcessor" if kind == "2" else "Qwen2_5_VLProcessor",
     }  # fmt: skip
     files = {
         "preprocessor_config.json": processor,
         "tokenizer_config.json": {"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|im_end|>"},
     }
-    return model, tokenizer, QWEN, files
+    return randomize(model), tokenizer, QWEN, files
 
 
 def respell(name, prefixes):
@@ -205,6 +341,12 @@ SPELLINGS = {  # from the module tree of transformers 5; A: hub, B: 4.52 and lat
         "D": [("model.language_model.", "model."), ("model.visual.", "visual.")],
     },
 }
+SPELLINGS["qwen2_vl"] = SPELLINGS["qwen2_5_vl"]
+NEWLINE = [("model.image_newline", "image_newline")]
+SPELLINGS["llava_next"] = {key: [*rules, *(NEWLINE if key in "AD" else [])] for key, rules in SPELLINGS["llava"].items()}
+SPELLINGS["llava_onevision"] = SPELLINGS["llava_next"]
+PLAIN = [*LANGUAGE, *PROJECTOR, ("model.vision_tower.", "vision_tower.")]  # towers without a vision_model level
+SPELLINGS["internvl"] = SPELLINGS["mistral3"] = {"A": PLAIN, "B": [], "C": [], "D": PLAIN}
 
 
 def older_config(config):
@@ -217,7 +359,7 @@ def older_config(config):
         rope = {"type": "mrope", "mrope_section": rope["mrope_section"]}
     if rope.get("rope_type", rope.get("type")) != "default":
         text["rope_scaling"] = rope
-    if config["model_type"] == "qwen2_5_vl":
+    if config["model_type"] in ("qwen2_vl", "qwen2_5_vl"):
         model_type, architectures = config["model_type"], config["architectures"]
         config.update(config.pop("text_config"))
         config.update(model_type=model_type, architectures=architectures)

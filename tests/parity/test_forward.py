@@ -21,36 +21,64 @@ NEW_TOKENS = 8
 
 KINDS = {f"llava-{text}-{tower}": (toy.make_llava, text, tower)
          for text in ("llama", "mistral", "qwen2") for tower in ("clip", "siglip")}  # fmt: skip
-KINDS["qwen2_5_vl"] = (toy.make_qwen2_5_vl,)
+KINDS["llava-pixtral"] = (toy.make_pixtral, "llava")
+KINDS |= {f"llava_next-{text}": (toy.make_llava_next, text) for text in ("llama", "mistral", "qwen2")}
+KINDS["llava_onevision"] = (toy.make_llava_onevision,)
+KINDS |= {f"internvl-{norm}": (toy.make_internvl, norm) for norm in ("layer", "rms")}
+KINDS["mistral3"] = (toy.make_pixtral, "mistral3")
+KINDS["qwen2_vl"] = (toy.make_qwen_vl, "2")
+KINDS["qwen2_5_vl"] = (toy.make_qwen_vl, "2.5")
 # Every kind in the hub's spelling, and one kind of each family in the others.
 CASES = [(kind, "A") for kind in KINDS]
-CASES += [(kind, spelling) for kind in ("llava-llama-clip", "qwen2_5_vl") for spelling in "BCD"]
+CASES += [(kind, spelling) for kind in ("llava-llama-clip", "llava_next-llama", "internvl-layer", "qwen2_5_vl")
+          for spelling in "BCD"]  # fmt: skip
+
+
+def rows_of(features):
+    """@param features  [tiles, rows, channels], or a list of such: of several images"""
+    if isinstance(features, (list, tuple)):
+        return torch.cat([rows_of(part) for part in features])
+    return features.flatten(0, -2)
 
 
 def watch(model, seen):
-    """Keeps what goes into the projector, what the image features are, and what goes into the final norm."""
+    """Keeps what the tower gives to the projector, what the image features are, and what goes into the final norm."""
     inner = model.model
-    qwen = hasattr(inner, "visual")
-    projector = inner.visual.merger if qwen else inner.multi_modal_projector
-    features = inner.visual if qwen else projector
+    get_image_features = inner.get_image_features
 
-    def keep(name, tensor):
-        seen[name] = tensor.flatten(0, -2).clone()
+    def keep_features(*args, **kwargs):
+        output = get_image_features(*args, **kwargs)
+        seen["features"] = rows_of(output.pooler_output).clone()
+        return output
 
-    return [
-        projector.register_forward_pre_hook(lambda _, args: keep("tower", args[0])),
-        features.register_forward_hook(lambda _, __, out: keep("features", out.pooler_output if qwen else out)),
-        inner.language_model.norm.register_forward_pre_hook(lambda _, args: keep("last", args[0])),
-    ]
+    def keep_last_hidden_state(_, __, output):
+        seen["tower"] = rows_of(output.last_hidden_state[:, 1:]).clone()
+
+    def keep(name):
+        return lambda _, args: seen.update({name: rows_of(args[0]).clone()})
+
+    inner.get_image_features = keep_features
+    if model.config.model_type == "internvl":  # unshuffles before its projector
+        tower = inner.vision_tower.register_forward_hook(keep_last_hidden_state)
+    else:
+        projector = inner.visual.merger if hasattr(inner, "visual") else inner.multi_modal_projector
+        tower = projector.register_forward_pre_hook(keep("tower"))
+    last = inner.language_model.norm.register_forward_pre_hook(keep("last"))
+
+    def restore():
+        del inner.get_image_features
+        tower.remove()
+        last.remove()
+
+    return restore
 
 
 @torch.no_grad()
 def reference(model, inputs, index):
     seen = {}
-    hooks = watch(model, seen)
+    restore = watch(model, seen)
     output = model(**inputs, output_hidden_states=True)
-    for hook in hooks:
-        hook.remove()
+    restore()
     # The last entry of hidden_states comes after the final norm.
     states = [state[0] for state in output.hidden_states[:-1]] + [seen.pop("last")]
     expected = {f"merged.{index}": states[0], f"logits.{index}": output.logits[0]}

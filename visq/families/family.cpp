@@ -3,13 +3,20 @@
 #include <algorithm>
 
 #include "visq/core/format.h"
+#include "visq/families/internvl.h"
 #include "visq/families/llava.h"
+#include "visq/families/llava_next.h"
+#include "visq/families/llava_onevision.h"
+#include "visq/families/mistral3.h"
 #include "visq/families/qwen2_5_vl.h"
+#include "visq/families/qwen2_vl.h"
 
 namespace visq {
 
 const std::vector<Family>& families() {
-  static const std::vector<Family> all = {llava_family(), qwen2_5_vl_family()};
+  static const std::vector<Family> all = {llava_family(),    llava_next_family(), llava_onevision_family(),
+                                          qwen2_vl_family(), qwen2_5_vl_family(), internvl_family(),
+                                          mistral3_family()};
   return all;
 }
 

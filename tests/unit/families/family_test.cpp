@@ -95,8 +95,8 @@ TEST(Llava, NamesTheTextModelOrTowerThatItDoesNotKnow) {
   config["text_config"]["model_type"] = "opt";
   EXPECT_NE(error_of(config).find("text model 'opt' is not supported"), std::string::npos);
   config = test::llava_config();
-  config["vision_config"]["model_type"] = "pixtral";
-  EXPECT_NE(error_of(config).find("vision tower 'pixtral' is not supported"), std::string::npos);
+  config["vision_config"]["model_type"] = "dinov2";
+  EXPECT_NE(error_of(config).find("vision tower 'dinov2' is not supported"), std::string::npos);
   config = test::llava_config();
   config["vision_feature_layer"] = 4;
   EXPECT_NE(error_of(config).find("'vision_feature_layer' 4 does not exist"), std::string::npos);
@@ -156,6 +156,100 @@ TEST(Qwen25Vl, RefusesSectionsThatDoNotFillAHead) {
   config["vision_config"]["out_hidden_size"] = 32;
   EXPECT_NE(error_of(config).find("'out_hidden_size' is 32, but the text model's 'hidden_size' is 16"),
             std::string::npos);
+}
+
+Json sparse(const std::string& architecture, const std::string& text_type) {
+  return {{"architectures", {architecture}}, {"text_config", {{"model_type", text_type}}}};
+}
+
+TEST(LlavaNext, PutsItsTilesTogetherWithALearnedRowBehindEachLine) {
+  const ModelSpec spec = describe_model(sparse("LlavaNextForConditionalGeneration", "mistral"), "c");
+  EXPECT_EQ(spec.family, "llava_next");
+  EXPECT_EQ(spec.vision.image_size, 336);
+  EXPECT_EQ(spec.vision.width, 1024);
+  EXPECT_EQ(spec.vision.feature_layers, std::vector<int64_t>{-2});
+  EXPECT_EQ(spec.layout.kind, ImageLayout::Kind::anyres);
+  EXPECT_EQ(spec.layout.row_end, "model.image_newline");
+  EXPECT_EQ(spec.layout.max_tiles, 0);
+}
+
+TEST(LlavaNext, RefusesRowsThatAreNotTheGridOfPatches) {
+  Json config = sparse("LlavaNextForConditionalGeneration", "llama");
+  config["vision_feature_select_strategy"] = "full";
+  EXPECT_NE(error_of(config).find("'vision_feature_select_strategy'"), std::string::npos);
+}
+
+TEST(LlavaOneVision, HasTheTowerOfItsClass) {
+  Json config = sparse("LlavaOnevisionForConditionalGeneration", "qwen2");
+  const ModelSpec spec = describe_model(config, "c");
+  EXPECT_EQ(spec.vision.layers, 26);
+  EXPECT_EQ(spec.vision.width, 1152);
+  EXPECT_FALSE(spec.vision.class_token || spec.vision.drop_class_token);
+  EXPECT_EQ(spec.layout.max_tiles, 9);
+  EXPECT_EQ(spec.image_token_id, 151646);
+  config["vision_aspect_ratio"] = "anyres_max_4";
+  EXPECT_EQ(describe_model(config, "c").layout.max_tiles, 4);
+  config["vision_aspect_ratio"] = "pad";
+  EXPECT_NE(error_of(config).find("'vision_aspect_ratio' is 'pad'"), std::string::npos);
+}
+
+TEST(InternVl, ReadsTheSwitchesOfItsTower) {
+  Json config = sparse("InternVLForConditionalGeneration", "qwen2");
+  config["vision_config"] = {{"image_size", {448, 448}}, {"patch_size", {14, 14}}, {"attention_bias", true}};
+  ModelSpec spec = describe_model(config, "c");
+  EXPECT_TRUE(spec.vision.class_token && spec.vision.layer_scale && spec.vision.qkv_bias);
+  EXPECT_FALSE(spec.vision.qk_norm || spec.vision.rms_norm || spec.vision.post_norm);
+  EXPECT_TRUE(spec.vision.feature_layers.empty());
+  EXPECT_TRUE(spec.decoder.tied_head);
+  EXPECT_EQ(nn::projected_grid(spec.projector, {32, 32}), (nn::Grid{16, 16}));
+  config["vision_config"] = {{"norm_type", "rms_norm"}, {"use_qk_norm", true}, {"use_mean_pooling", false}};
+  spec = describe_model(config, "c");
+  EXPECT_TRUE(spec.vision.qk_norm && spec.vision.rms_norm && spec.vision.post_norm);
+  EXPECT_FALSE(spec.vision.qkv_bias);
+  config["vision_feature_layer"] = -2;
+  EXPECT_FALSE(describe_model(config, "c").vision.post_norm);
+}
+
+TEST(Mistral3, HasTheDefaultsOfItsClass) {
+  const Json config = {{"architectures", {"Mistral3ForConditionalGeneration"}}};
+  const ModelSpec spec = describe_model(config, "c");
+  EXPECT_EQ(spec.decoder.hidden, 5120);
+  EXPECT_EQ(spec.decoder.head_dim, 128);
+  EXPECT_EQ(spec.decoder.max_tokens, 0);
+  EXPECT_EQ(spec.vision.patch, 14);
+  EXPECT_FALSE(spec.vision.qkv_bias || spec.vision.out_bias || spec.vision.mlp_bias);
+  EXPECT_EQ(spec.layout.kind, ImageLayout::Kind::row_breaks);
+  EXPECT_EQ(spec.image_token_id, 10);
+  ASSERT_EQ(spec.projector.size(), 6u);
+  EXPECT_EQ(spec.projector[0].eps, 1e-5);
+  EXPECT_EQ(spec.projector[1].channels, nn::ProjectorOp::Channels::channels_first);
+  EXPECT_FALSE(spec.projector[3].bias);
+}
+
+TEST(Llava, TakesThePixtralTowerOnlyWithAllItsRows) {
+  Json config = sparse("LlavaForConditionalGeneration", "mistral");
+  config["vision_config"] = {{"model_type", "pixtral"}};
+  EXPECT_NE(error_of(config).find("must be full"), std::string::npos);
+  config["vision_feature_select_strategy"] = "full";
+  const ModelSpec spec = describe_model(config, "c");
+  EXPECT_EQ(spec.vision.patch, 16);
+  EXPECT_EQ(spec.vision.rope, nn::VisionRope::alternating);
+  EXPECT_EQ(spec.image_token, "[IMG]");
+}
+
+TEST(Qwen2Vl, ReadsTheTowersOwnWidth) {
+  Json config = test::qwen_config();
+  config["architectures"] = {"Qwen2VLForConditionalGeneration"};
+  config["vision_config"] = {{"depth", 2},     {"embed_dim", 16}, {"hidden_size", 16},
+                             {"num_heads", 2}, {"mlp_ratio", 4},  {"patch_size", 2}};
+  const ModelSpec spec = describe_model(config, "c");
+  EXPECT_EQ(spec.vision.width, 16);
+  EXPECT_EQ(spec.vision.mlp_width, 64);
+  EXPECT_EQ(spec.vision.window, 0);
+  EXPECT_EQ(spec.vision.activation, nn::Activation::quick_gelu);
+  EXPECT_EQ(spec.projector[0].kind, nn::ProjectorOp::Kind::layer_norm);
+  config["vision_config"]["hidden_size"] = 32;
+  EXPECT_NE(error_of(config).find("'hidden_size' is 32, but the text model's"), std::string::npos);
 }
 
 }  // namespace

@@ -109,5 +109,114 @@ TEST(PatchFeatures, TurnQueriesAndKeysWithRowAndColumn) {
   EXPECT_GT(largest_difference(a[0], d[0]), 1e-4);
 }
 
+/// A tower of plain blocks without positions, for rows of 12 numbers.
+VisionSpec plain_spec() {
+  VisionSpec spec;
+  spec.layers = 2, spec.width = 16, spec.mlp_width = 20, spec.heads = 2, spec.patch = 2;
+  spec.positions = VisionPositions::none;
+  return spec;
+}
+
+VisionTower plain_tower(const VisionSpec& spec) {
+  VisionTower tower = clip_tower(clip_spec());
+  tower.patch_weight = random({16, 12}, 7) * 0.2;
+  tower.blocks.resize(static_cast<size_t>(spec.layers));
+  for (VisionBlock& block : tower.blocks) {
+    block.scale1 = random({16}, 8), block.scale2 = random({16}, 9);
+    block.q_norm.weight = at::full({16}, 2.0), block.k_norm.weight = at::full({16}, 0.5);
+  }
+  tower.post_norm = {random({16}, 10), random({16}, 11)};
+  return tower;
+}
+
+TEST(Tower, PatchesThatShowNothingAreSeenByNone) {
+  const VisionSpec spec = plain_spec();
+  const VisionTower tower = plain_tower(spec);
+  const at::Tensor patches = random({12 + 4, 12}, 1);
+  at::Tensor mask = at::ones({16}, at::kBool);
+  mask.narrow(0, 4, 8).fill_(false);  // the second and the third row of the first image
+  const std::vector<Grid> grids = {{3, 4}, {1, 4}};
+  const at::Tensor rows = run_tower(spec, tower, {patches, grids, mask}).rows;
+  const at::Tensor shown = at::cat({patches.narrow(0, 0, 4), patches.narrow(0, 12, 4)});
+  const at::Tensor expected = run_tower(spec, tower, {shown, {{1, 4}, {1, 4}}, {}}).rows;
+  EXPECT_EQ(rows.size(0), 16);
+  EXPECT_LT(largest_difference(rows.narrow(0, 0, 4), expected.narrow(0, 0, 4)), 1e-5);
+  EXPECT_LT(largest_difference(rows.narrow(0, 12, 4), expected.narrow(0, 4, 4)), 1e-5);
+  at::Tensor changed = patches.clone();
+  changed[5] += 1;
+  const at::Tensor after = run_tower(spec, tower, {changed, grids, mask}).rows;
+  EXPECT_GT(largest_difference(rows[5], after[5]), 1e-3);  // it has a row of its own all the same
+  EXPECT_TRUE(at::equal(rows.narrow(0, 0, 5), after.narrow(0, 0, 5)));
+}
+
+TEST(Tower, AMaskThatHidesNothingChangesNothing) {
+  const VisionSpec spec = plain_spec();
+  const VisionTower tower = plain_tower(spec);
+  const at::Tensor patches = random({12, 12}, 1);
+  const at::Tensor masked = run_tower(spec, tower, {patches, {{3, 4}}, at::ones({12}, at::kBool)}).rows;
+  EXPECT_TRUE(at::equal(masked, run_tower(spec, tower, {patches, {{3, 4}}, {}}).rows));
+}
+
+TEST(Tower, ScalesItsBranches) {
+  VisionSpec spec = plain_spec();
+  VisionTower tower = plain_tower(spec);
+  const at::Tensor patches = random({12, 12}, 1);
+  const at::Tensor plain = run_tower(spec, tower, {patches, {{3, 4}}, {}}).rows;
+  spec.layer_scale = true;
+  EXPECT_GT(largest_difference(run_tower(spec, tower, {patches, {{3, 4}}, {}}).rows, plain), 1e-3);
+  for (VisionBlock& block : tower.blocks) block.scale1 = block.scale2 = at::ones({16});
+  EXPECT_TRUE(at::equal(run_tower(spec, tower, {patches, {{3, 4}}, {}}).rows, plain));
+  for (VisionBlock& block : tower.blocks) block.scale1 = block.scale2 = at::zeros({16});
+  EXPECT_LT(largest_difference(run_tower(spec, tower, {patches, {{3, 4}}, {}}).rows,
+                               patches.matmul(tower.patch_weight.t())),
+            1e-5);
+}
+
+TEST(Tower, NormsQueriesOverAllHeadsTogether) {
+  VisionSpec spec = plain_spec();
+  spec.layers = 1, spec.qk_norm = true;
+  VisionTower tower = plain_tower(spec);
+  const at::Tensor patches = random({12, 12}, 1);
+  const at::Tensor before = run_tower(spec, tower, {patches, {{3, 4}}, {}}).rows;
+  // What is the same factor for all heads falls out of the norm.
+  tower.blocks[0].q.weight = tower.blocks[0].q.weight * 3,
+  tower.blocks[0].q.bias = tower.blocks[0].q.bias * 3;
+  EXPECT_LT(largest_difference(run_tower(spec, tower, {patches, {{3, 4}}, {}}).rows, before), 1e-4);
+  // A factor for one head does not.
+  tower.blocks[0].q.weight.narrow(0, 0, 8) *= 3, tower.blocks[0].q.bias.narrow(0, 0, 8) *= 3;
+  EXPECT_GT(largest_difference(run_tower(spec, tower, {patches, {{3, 4}}, {}}).rows, before), 1e-3);
+}
+
+TEST(Tower, NormsWhatComesOutOfTheLastBlock) {
+  VisionSpec spec = plain_spec();
+  const VisionTower tower = plain_tower(spec);
+  const at::Tensor patches = random({12, 12}, 1);
+  const at::Tensor plain = run_tower(spec, tower, {patches, {{3, 4}}, {}}).rows;
+  spec.post_norm = true;
+  EXPECT_LT(largest_difference(
+                run_tower(spec, tower, {patches, {{3, 4}}, {}}).rows,
+                at::layer_norm(plain, {16}, tower.post_norm.weight, tower.post_norm.bias, spec.norm_eps)),
+            1e-5);
+}
+
+TEST(Tower, HandsOutTheBlocksThatGoToTheTextModel) {
+  VisionSpec spec = plain_spec();
+  const VisionTower tower = plain_tower(spec);
+  const at::Tensor patches = random({12, 12}, 1);
+  spec.deepstack_blocks = {0, 1};
+  const TowerRows all = run_tower(spec, tower, {patches, {{3, 4}}, {}});
+  ASSERT_EQ(all.deepstack.size(), 2u);
+  EXPECT_TRUE(at::equal(all.deepstack[1], all.rows));
+  spec.feature_layers = {1};
+  EXPECT_TRUE(at::equal(run_tower(spec, tower, {patches, {{3, 4}}, {}}).rows, all.deepstack[0]));
+}
+
+TEST(CutPatches, FlattenEachChannelFirstAndLeaveARemainderOut) {
+  const at::Tensor pixels = at::arange(2 * 3 * 5, at::kFloat).view({1, 2, 3, 5});
+  const at::Tensor patches = cut_patches(pixels, 2);
+  EXPECT_EQ(patches.size(0), 2);
+  EXPECT_TRUE(at::equal(patches[1], at::tensor({2, 3, 7, 8, 17, 18, 22, 23}, at::kFloat)));
+}
+
 }  // namespace
 }  // namespace visq::nn

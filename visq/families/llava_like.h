@@ -1,0 +1,34 @@
+// What the families of LLaVA's kind share: a text model, a tower whose hidden states are chosen by index, a
+// projector of two layers, and the names of their tensors.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "visq/families/family.h"
+
+namespace visq {
+
+/// What a class assumes where config.json is silent.
+struct LlavaDefaults {
+  Json vision;              ///< when vision_config is absent
+  std::string vision_type;  ///< model_type of the tower
+  std::string text_type;    ///< model_type of the text model
+  Json text;                ///< when text_config is absent
+  std::vector<int64_t> feature_layers;
+  bool drop_class_token = true;  ///< "vision_feature_select_strategy": default or full
+  bool projector_bias = true;
+  bool tied_head = false;
+  int64_t image_token_id = 32000;
+};
+
+/// Fills everything but family, layout and image_token; the projector is linear, activation, linear.
+/// @throws Error for a text model or a tower that is not known, or a feature layer that does not exist
+ModelSpec describe_llava_like(const Json& config, const LlavaDefaults& defaults, const std::string& origin);
+
+/// The layout of Pixtral's tower: a token behind each line of the grid.
+ImageLayout row_break_layout();
+
+/// @throws Error unless the tower's rows are exactly those of its grid of patches
+void require_whole_grid(const ModelSpec& spec, const std::string& origin);
+
+}  // namespace visq

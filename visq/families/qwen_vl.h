@@ -1,0 +1,20 @@
+// What Qwen2-VL and Qwen2.5-VL share: the text model, the merger, names, ids.
+#pragma once
+#include <string>
+
+#include "visq/families/towers.h"
+
+namespace visq {
+
+struct QwenVl {
+  Tower (*read_tower)(const Json& vision, const std::string& origin);
+  nn::ProjectorOp::Kind merger_norm;
+  const char* out_key;  ///< of vision_config: the width of the text model
+};
+
+/// Fills everything but family.
+/// @throws Error for sections of rope that do not fill a head, or a merger of another width than the text
+/// model
+ModelSpec describe_qwen_vl(const Json& config, const QwenVl& parts, const std::string& origin);
+
+}  // namespace visq

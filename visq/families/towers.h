@@ -1,0 +1,29 @@
+// vision_config → switches and tensor names, for the vision models that several families use.
+#pragma once
+#include <string>
+
+#include "visq/families/family.h"
+
+namespace visq {
+
+struct Tower {
+  nn::VisionSpec spec;
+  TowerNames names;
+};
+
+/// Of a `model_type`: clip_vision_model, siglip_vision_model, internvl_vision, pixtral. Keys that are absent
+/// have the defaults of its class. Feature layers and the class token are the caller's to choose.
+/// @param vision     vision_config
+/// @param otherwise  model_type, where `vision` names none
+/// @throws Error for another type, or for extents that do not fit
+Tower read_tower(const Json& vision, const std::string& otherwise, const std::string& origin);
+
+/// Qwen2-VL, Qwen2.5-VL and Qwen3-VL, by their own keys.
+Tower read_qwen2_vl_tower(const Json& vision, const std::string& origin);
+Tower read_qwen2_5_vl_tower(const Json& vision, const std::string& origin);
+Tower read_qwen3_vl_tower(const Json& vision, const std::string& origin);
+
+/// `config[key]`, or `otherwise` where it is absent or no object.
+const Json& object_or(const Json& config, const std::string& key, const Json& otherwise);
+
+}  // namespace visq
