@@ -1,5 +1,3 @@
-#include "visq/families/gemma3.h"
-
 #include <cmath>
 
 #include "visq/families/config.h"

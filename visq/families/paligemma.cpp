@@ -1,5 +1,3 @@
-#include "visq/families/paligemma.h"
-
 #include "visq/families/llava_like.h"
 
 // Source: spec/models-phi-gemma.md §5.4.

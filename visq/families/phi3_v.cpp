@@ -1,5 +1,3 @@
-#include "visq/families/phi3_v.h"
-
 #include "visq/families/config.h"
 #include "visq/families/towers.h"
 
