@@ -104,7 +104,7 @@ TEST(ReadDecoder, TreatsDynamicRopeAsStandardUpToItsLength) {
 
 TEST(ReadDecoder, RefusesWhatItCannotCompute) {
   EXPECT_THROW(decoder("llama", {{"rope_scaling", {{"type", "yarn"}, {"factor", 2.0}}}}), Error);
-  EXPECT_THROW(decoder("llama", {{"rope_parameters", {{"partial_rotary_factor", 0.5}}}}), Error);
+  EXPECT_THROW(decoder("llama", {{"rope_parameters", {{"partial_rotary_factor", 1.5}}}}), Error);
   EXPECT_THROW(decoder("llama", {{"num_key_value_heads", 5}}), Error);
   EXPECT_THROW(decoder("llama", {{"hidden_size", 0}}), Error);
   EXPECT_THROW(decoder("llama", {{"hidden_size", "wide"}}), Error);
