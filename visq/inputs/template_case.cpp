@@ -1,6 +1,7 @@
 #include <utf8proc.h>
 
 #include <algorithm>
+#include <span>
 
 #include "visq/inputs/template_text.h"
 #include "visq/inputs/unicode.h"
@@ -8,7 +9,7 @@
 namespace visq::jinja {
 namespace {
 
-#include "visq/inputs/template_case_tables.inc"
+#include "visq/inputs/template_characters.inc"
 
 constexpr char32_t kCapitalSigma = 0x3A3, kFinalSigma = 0x3C2, kSmallSigma = 0x3C3, kCapitalDottedI = 0x130;
 
@@ -27,9 +28,10 @@ bool is_case_ignorable(char32_t c) {
          category == UTF8PROC_CATEGORY_SK || c == '\'' || c == '.' || c == ':' || c == 0xB7 || c == 0x2019;
 }
 
-std::u32string_view long_upper(char32_t c) {
-  const auto it = std::ranges::lower_bound(kLongUpper, c, {}, [](const auto& entry) { return entry.first; });
-  return it != std::end(kLongUpper) && it->first == c ? it->second : std::u32string_view();
+/// What several characters the table maps the character to; empty when it is not there.
+std::u32string_view find_long(std::span<const std::pair<char32_t, std::u32string_view>> table, char32_t c) {
+  const auto it = std::ranges::lower_bound(table, c, {}, [](const auto& entry) { return entry.first; });
+  return it != table.end() && it->first == c ? it->second : std::u32string_view();
 }
 
 char32_t short_upper(char32_t c) {
@@ -40,7 +42,7 @@ char32_t short_lower(char32_t c) {
 }
 
 void add_upper(std::u32string& out, char32_t c) {
-  if (const auto mapped = long_upper(c); !mapped.empty()) {
+  if (const auto mapped = find_long(kLongUpper, c); !mapped.empty()) {
     out += mapped;
   } else {
     out += short_upper(c);
@@ -48,11 +50,11 @@ void add_upper(std::u32string& out, char32_t c) {
 }
 
 void add_title(std::u32string& out, char32_t c) {
-  const auto mapped = static_cast<char32_t>(utf8proc_totitle(static_cast<utf8proc_int32_t>(c)));
-  const auto several = long_upper(c);
-  out += mapped != c || several.empty() ? mapped : several[0];
-  if (mapped == c && !several.empty())
-    for (const char32_t rest : several.substr(1)) out += short_lower(rest);
+  if (const auto mapped = find_long(kLongTitle, c); !mapped.empty()) {
+    out += mapped;
+  } else {
+    out += static_cast<char32_t>(utf8proc_totitle(static_cast<utf8proc_int32_t>(c)));
+  }
 }
 
 /// Σ at the end of a word is ς.
@@ -75,6 +77,11 @@ void add_lower(std::u32string& out, std::u32string_view text, size_t position) {
   } else {
     out += short_lower(c);
   }
+}
+
+bool is_other_digit(char32_t c) {
+  return std::ranges::any_of(kOtherDigits,
+                             [&](const CodeRange& range) { return c >= range.first && c <= range.last; });
 }
 
 bool has_only_case(std::string_view text, bool (*wanted)(char32_t)) {
@@ -169,14 +176,17 @@ bool consists_of(std::string_view text, Has wanted) {
   const auto is_one = [&](char32_t c) {
     const auto category = category_of(c);
     const bool letter = category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_LO;
-    const bool digit = category == UTF8PROC_CATEGORY_ND;
+    const bool decimal = category == UTF8PROC_CATEGORY_ND;
+    const bool numeric = decimal || category == UTF8PROC_CATEGORY_NL || category == UTF8PROC_CATEGORY_NO;
     switch (wanted) {
       case Has::letters:
         return letter;
+      case Has::decimals:
+        return decimal;
       case Has::digits:
-        return digit;
-      case Has::letters_or_digits:
-        return letter || digit;
+        return decimal || is_other_digit(c);
+      case Has::letters_or_numbers:
+        return letter || numeric;
       case Has::spaces:
         return is_space(c);
     }

@@ -77,9 +77,9 @@ Value indent(Runtime& runtime, const Value& value, Arguments& arguments) {
   if (parameters[0] && parameters[0]->text()) {
     indention = *parameters[0]->text();
   } else {
-    const int64_t width = std::max<int64_t>(parameters.integer(0, 4), 0);
-    runtime.require_size(static_cast<size_t>(width));
-    indention.assign(static_cast<size_t>(width), ' ');
+    TextBuilder blanks(runtime);
+    blanks.add(static_cast<size_t>(std::max<int64_t>(parameters.integer(0, 4), 0)), " ");
+    indention = blanks.take();
   }
   TextBuilder out(runtime);
   const std::vector<std::string> lines = split_lines(*value.text() + "\n");
@@ -99,13 +99,14 @@ Value center(Runtime& runtime, const Value& value, Arguments& arguments) {
 
 Value truncate(Runtime& runtime, const Value& value, Arguments& arguments) {
   const Parameters parameters("truncate", arguments, {"length", "killwords", "end", "leeway"});
-  if (!value.text()) fail("truncate needs a text, not '{}'", type_name(value));
-  const std::u32string text = decode(*value.text()), end = decode(parameters.text(2, "..."));
+  const std::u32string text = value.text() ? decode(*value.text()) : U"",
+                       end = decode(parameters.text(2, "..."));
   const int64_t limit = parameters.integer(0, 255),
                 leeway = parameters.is_given(3) ? parameters.integer(3, 5) : 5;
   const auto end_size = static_cast<int64_t>(end.size());
   if (limit < end_size || leeway < 0) fail("truncate to {} characters with a leeway of {}", limit, leeway);
-  if (static_cast<int64_t>(text.size()) - leeway <= limit) return value;
+  if (length(value) - leeway <= limit) return value;
+  if (!value.text()) fail("truncate needs a text, not '{}'", type_name(value));
   std::u32string kept = text.substr(0, static_cast<size_t>(limit - end_size));
   if (!parameters.flag(1)) kept = kept.substr(0, kept.rfind(U' '));
   return runtime.text(encode(kept + end));
@@ -118,7 +119,7 @@ Value word_count(Runtime& runtime, const Value& value, Arguments& arguments) {
   bool in_word = false;
   for (size_t i = 0; i < text.size();) {
     const char32_t c = next_char(text, i);
-    const bool is_word = c == '_' || consists_of(encode({&c, 1}), Has::letters_or_digits);
+    const bool is_word = c == '_' || consists_of(encode({&c, 1}), Has::letters_or_numbers);
     count += is_word && !in_word;
     in_word = is_word;
   }
@@ -196,7 +197,8 @@ Value round_number(Runtime& runtime, const Value& value, Arguments& arguments) {
   const Value unit = binary(runtime, "**", Value(int64_t{10}), Value(precision));
   const double scaled = *number_of(binary(runtime, "*", value, unit));
   if (!std::isfinite(scaled)) fail("an infinite number cannot be rounded");
-  return binary(runtime, "/", Value(method == "ceil" ? std::ceil(scaled) : std::floor(scaled)), unit);
+  // Python's ceil and floor make integers, which know no negative zero.
+  return binary(runtime, "/", Value((method == "ceil" ? std::ceil(scaled) : std::floor(scaled)) + 0.0), unit);
 }
 
 Value to_string(Runtime& runtime, const Value& value, Arguments& arguments) {

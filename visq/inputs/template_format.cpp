@@ -264,11 +264,11 @@ class BraceFormatter {
   }
 
   Value argument(const std::string& name) {
-    const bool is_number = consists_of(name, Has::digits);
-    if (name.empty() || is_number) {
-      if (numbered_ && *numbered_ != is_number) fail("a format numbers its fields, or none");
-      numbered_ = is_number;
-      const size_t index = is_number ? static_cast<size_t>(*parse_integer(name, 10)) : next_++;
+    const auto number = consists_of(name, Has::digits) ? parse_integer(name, 10) : std::nullopt;
+    if (name.empty() || number) {
+      if (numbered_ && *numbered_ != number.has_value()) fail("a format numbers its fields, or none");
+      numbered_ = number.has_value();
+      const size_t index = number ? static_cast<size_t>(*number) : next_++;
       if (index >= arguments_.positional.size()) fail("a format has no argument {}", index);
       return arguments_.positional[index];
     }
@@ -292,8 +292,8 @@ class PercentFormatter {
     const bool is_tuple =
         sequence && (sequence->flavor == Flavor::tuple || sequence->flavor == Flavor::group);
     items_ = is_tuple ? sequence->items : std::vector<Value>{value};
-    // Anything that could be a mapping may stay unused.
-    must_use_all_ = is_tuple || !(value.dict() || sequence);
+    // What has items could be a mapping, of which nothing need be used.
+    must_use_all_ = is_tuple || !(value.dict() || sequence || value.is_undefined());
   }
 
   std::string run(const std::string& text) {

@@ -12,16 +12,11 @@ namespace {
 /// Python's json.dumps.
 class Writer {
  public:
-  Writer(Runtime& runtime, const Parameters& parameters) : runtime_(runtime), out_(runtime) {
+  Writer(Runtime& runtime, const Parameters& parameters)
+      : runtime_(runtime), out_(runtime), item_separator_(parameters.is_given(1) ? "," : ", ") {
     ensure_ascii_ = parameters.flag(0);
     sort_keys_ = parameters.flag(3);
-    if (parameters.is_given(1)) {
-      const auto width = integer_of(*parameters[1]);
-      if (width) runtime.require_size(static_cast<size_t>(std::max<int64_t>(*width, 0)));
-      indent_ =
-          width ? std::string(static_cast<size_t>(std::max<int64_t>(*width, 0)), ' ') : parameters.text(1);
-      item_separator_ = ",";
-    }
+    if (parameters.is_given(1)) indent_ = indent_of(*parameters[1]);
     if (parameters.is_given(2)) set_separators(*parameters[2]);
   }
 
@@ -31,6 +26,15 @@ class Writer {
   }
 
  private:
+  std::string indent_of(const Value& value) {
+    if (value.text()) return *value.text();
+    const auto width = integer_of(value);
+    if (!width) fail("tojson() needs a number or a text as indent, not '{}'", type_name(value));
+    TextBuilder blanks(runtime_);
+    blanks.add(static_cast<size_t>(std::max<int64_t>(*width, 0)), " ");
+    return blanks.take();
+  }
+
   void set_separators(const Value& value) {
     const std::vector<Value> parts = iterate(runtime_, value);
     if (parts.size() != 2 || !parts[0].text() || !parts[1].text())
@@ -146,7 +150,7 @@ class Writer {
   TextBuilder out_;
   bool ensure_ascii_ = false, sort_keys_ = false;
   std::optional<std::string> indent_;
-  std::string item_separator_ = ", ", key_separator_ = ": ";
+  std::string item_separator_, key_separator_ = ": ";
 };
 
 }  // namespace

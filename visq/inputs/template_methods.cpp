@@ -266,12 +266,11 @@ const Methods& text_methods() {
       {"find", find_text<false, false>},
       {"format", format},
       {"index", find_text<false, true>},
-      {"isalnum", consists<Has::letters_or_digits>},
+      {"isalnum", consists<Has::letters_or_numbers>},
       {"isalpha", consists<Has::letters>},
-      {"isdecimal", consists<Has::digits>},
+      {"isdecimal", consists<Has::decimals>},
       {"isdigit", consists<Has::digits>},
       {"islower", check<is_lower>},
-      {"isnumeric", consists<Has::digits>},
       {"isspace", consists<Has::spaces>},
       {"isupper", check<is_upper>},
       {"join", join},
@@ -338,7 +337,7 @@ bool is_refused(const Value& self, std::string_view name) {
 bool is_missing(const Value& self, std::string_view name) {
   static constexpr std::string_view kText[] = {"casefold",  "encode",       "expandtabs",  "format_map",
                                                "isascii",   "isidentifier", "isprintable", "istitle",
-                                               "maketrans", "translate"};
+                                               "isnumeric", "maketrans",    "translate"};
   return self.text() && std::ranges::find(kText, name) != std::end(kText);
 }
 

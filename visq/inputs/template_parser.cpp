@@ -264,7 +264,9 @@ class Parser : public ExpressionParser {
 }  // namespace
 
 Block parse_template(std::string_view source, const std::string& origin) {
-  return Parser(tokenize(source, origin), origin).run();
+  Block block = Parser(tokenize(source, origin), origin).run();
+  check_names(block, origin);
+  return block;
 }
 
 }  // namespace visq::jinja

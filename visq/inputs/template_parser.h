@@ -13,6 +13,9 @@ namespace visq::jinja {
 /// @throws Error naming `origin` and the line: malformed, an unknown tag, nested deeper than kMaxDepth
 Block parse_template(std::string_view source, const std::string& origin);
 
+/// @throws Error naming a filter or test that does not exist, unless it stands under a condition
+void check_names(const Block& block, const std::string& origin);
+
 /// Internal to the parser: the token at hand, and expressions.
 class ExpressionParser {
  public:

@@ -33,8 +33,8 @@ std::string swap_case(std::string_view text);
 /// str.title(): every letter after a character without case.
 std::string title(std::string_view text);
 
-enum class Has { letters, digits, letters_or_digits, spaces };
-/// str.isalpha() and its like: not empty, and every character is one.
+enum class Has { letters, decimals, digits, letters_or_numbers, spaces };
+/// str.isalpha(), isdecimal(), isdigit(), isalnum(), isspace(): not empty, and every character is one.
 bool consists_of(std::string_view text, Has);
 /// str.isupper(), str.islower(): some character has case, and none the other one.
 bool is_upper(std::string_view text);
