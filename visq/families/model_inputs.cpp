@@ -47,7 +47,7 @@ EncodedSample Model::encode(const Sample& sample, bool with_answer) const {
         if (part.kind != ContentPart::Kind::image) continue;
         const ImageProcessor& processor =
             parts_->processor.get([this] { return ImageProcessor::load(checkpoint_.directory()); });
-        encoded.images.push_back(processor.process(read_image(part.image)));
+        encoded.images.push_back(processor.process(read_image(part.image), sample.image_count()));
         check_image(spec_, encoded.images.back());
       }
     }
