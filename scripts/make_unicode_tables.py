@@ -41,6 +41,18 @@ def word_characters() -> set[int]:
     return found
 
 
+def numeric_characters() -> set[int]:
+    """Code points that the Digits pre-tokenizer cuts at: of another Unicode version than the regex engine's."""
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    found = set()
+    for start in range(0, len(CHARACTERS), 1 << 14):
+        block = CHARACTERS[start : start + (1 << 14)]
+        # A letter behind each character: only what is numeric then stands alone.
+        pieces = digits.pre_tokenize_str("".join(c + "a" for c in block))
+        found.update(ord(piece) for piece, _ in pieces if len(piece) == 1 and piece != "a")
+    return found
+
+
 def ranges(points: set[int]) -> list[tuple[int, int]]:
     out: list[list[int]] = []
     for point in sorted(points):
@@ -63,10 +75,27 @@ def table(name: str, points: set[int]) -> str:
     return f"// {len(points)} characters\ninline constexpr CodeRange {name}[] = {{\n" + "\n".join(lines) + "\n};\n"
 
 
+# Names of the regular expressions' properties and of their tables.
+PROPERTIES = {
+    "L": "kLetters",
+    "Lu": "kUppercase",
+    "Ll": "kLowercase",
+    "Lt": "kTitlecase",
+    "Lm": "kModifierLetters",
+    "Lo": "kOtherLetters",
+    "M": "kMarks",
+    "N": "kNumbers",
+    "P": "kPunctuation",
+    "S": "kSymbols",
+}
+
+
 def all_tables() -> dict[str, set[int]]:
+    tables = {table: matched_by_pattern(rf"\p{{{name}}}") for name, table in PROPERTIES.items()}
     return {
-        "kLetters": matched_by_pattern(r"\p{L}"),
-        "kNumbers": matched_by_pattern(r"\p{N}"),
+        **tables,
+        "kDecimalDigits": matched_by_pattern(r"\d"),
+        "kNumeric": numeric_characters(),
         "kSpaces": matched_by_pattern(r"\s"),
         "kWordCharacters": word_characters(),
     }

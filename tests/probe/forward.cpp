@@ -29,17 +29,13 @@ void add_slices(Named& out, const std::string& name, const at::Tensor& rows,
 }
 
 /// Hidden states after the last layer; every layer's are added to `out`, when given.
-at::Tensor run_layers(const Model& model, const std::vector<nn::DecoderLayer>& layers, const Batch& batch,
+at::Tensor run_layers(const Model& model, const std::vector<nn::DecoderLayer>& layers, Batch batch,
                       nn::KvCache* cache, Named* out) {
-  const nn::DecoderSpec& spec = model.spec().decoder;
-  const nn::RopeTable rope = nn::rope_table(spec, batch.positions, model.dtype());
-  at::Tensor hidden = batch.hidden;
   for (size_t i = 0; i < layers.size(); ++i) {
-    hidden = nn::decoder_layer(spec, layers[i], hidden, rope, batch.offsets, nullptr, cache,
-                               static_cast<int64_t>(i));
-    if (out != nullptr) add_slices(*out, visq::format("layer.{}", i), hidden, batch.offsets);
+    model.advance(batch, layers[i], nullptr, cache);
+    if (out != nullptr) add_slices(*out, visq::format("layer.{}", i), batch.hidden, batch.offsets);
   }
-  return hidden;
+  return batch.hidden;
 }
 
 void print_greedy(const Model& model, const std::vector<nn::DecoderLayer>& layers, const Batch& prompt,
@@ -49,15 +45,15 @@ void print_greedy(const Model& model, const std::vector<nn::DecoderLayer>& layer
   std::vector<std::vector<int64_t>> answers(static_cast<size_t>(sequences));
   at::Tensor last = at::tensor(prompt.offsets, at::kLong).narrow(0, 1, sequences).sub(1).to(model.device());
   at::Tensor hidden = run_layers(model, layers, prompt, &cache, nullptr).index_select(0, last);
-  Batch next;
-  for (int64_t i = 0; i <= sequences; ++i) next.offsets.push_back(i);
   for (int64_t step = 0; step < count; ++step) {
     const at::Tensor ids = model.logits(hidden).argmax(-1).to(at::kCPU);
-    for (int64_t i = 0; i < sequences; ++i) answers[static_cast<size_t>(i)].push_back(ids[i].item<int64_t>());
-    next.hidden = model.embed_ids(ids);
-    next.positions = at::tensor(prompt.next_position, at::kLong).add(step).to(model.device());
-    next.positions = next.positions.unsqueeze(0).expand({prompt.positions.size(0), sequences});
-    hidden = run_layers(model, layers, next, &cache, nullptr);
+    std::vector<int64_t> next, positions;
+    for (int64_t i = 0; i < sequences; ++i) {
+      next.push_back(ids[i].item<int64_t>());
+      positions.push_back(prompt.next_position[static_cast<size_t>(i)] + step);
+      answers[static_cast<size_t>(i)].push_back(next.back());
+    }
+    hidden = run_layers(model, layers, model.embed_next(next, positions), &cache, nullptr);
   }
   for (const auto& answer : answers) visq::print("{}\n", fmt::join(answer, " "));
 }

@@ -101,16 +101,17 @@ void show_samples(const std::vector<Row>& rows, const Evaluation& evaluation, in
 void run(const Arguments& arguments) {
   const at::Device device = arguments.compute.resolve_device();
   const auto dtype = arguments.compute.resolve_dtype();
+  const ImageProfile images = arguments.compute.resolve_image_profile();
   Evaluation evaluation(read_samples(arguments.data, arguments.samples), arguments.max_new_tokens);
   std::vector<Row> rows;
   std::optional<Runner> reference;
   if (!arguments.against.empty()) {
-    reference.emplace(arguments.against, device, dtype);
+    reference.emplace(arguments.against, device, dtype, images);
     rows.push_back(evaluate(arguments.against, *reference, evaluation));
     evaluation.set_reference(*reference);
   }
   for (const std::string& directory : arguments.checkpoints) {
-    const Runner runner(directory, device, dtype);
+    const Runner runner(directory, device, dtype, images);
     rows.push_back(evaluate(directory, runner, evaluation));
   }
   if (arguments.json) {

@@ -15,7 +15,7 @@ struct Arguments {
 
 void run(const Arguments& arguments) {
   const Runner runner(arguments.checkpoint, arguments.compute.resolve_device(),
-                      arguments.compute.resolve_dtype());
+                      arguments.compute.resolve_dtype(), arguments.compute.resolve_image_profile());
   Message message{"user", {}};
   for (const std::string& image : arguments.images) {
     if (!std::filesystem::is_regular_file(image)) fail("--image {}: no such file", image);

@@ -16,6 +16,11 @@ void ComputeOptions::add_to(CLI::App& command) {
       ->capture_default_str();
   command.add_option("--threads", threads, "CPU threads; 0: one a core. Results do not depend on it")
       ->check(CLI::Range(0, 4096));
+  command
+      .add_option(
+          "--image-profile", image_profile,
+          "whose pixels to reproduce: tv (the reference with torchvision, its default), pil (without)")
+      ->capture_default_str();
 }
 
 at::Device ComputeOptions::resolve_device() const {
@@ -29,6 +34,12 @@ std::optional<at::ScalarType> ComputeOptions::resolve_dtype() const {
   if (dtype == "bfloat16") return at::kBFloat16;
   if (dtype == "float16") return at::kHalf;
   fail("--dtype {}: choose auto, float32, bfloat16 or float16", dtype);
+}
+
+ImageProfile ComputeOptions::resolve_image_profile() const {
+  if (image_profile == "tv") return ImageProfile::tv;
+  if (image_profile == "pil") return ImageProfile::pil;
+  fail("--image-profile {}: choose tv or pil", image_profile);
 }
 
 std::vector<std::string> split_list(const std::string& text, const std::string& option) {

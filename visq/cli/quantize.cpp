@@ -88,7 +88,8 @@ void run(const Arguments& arguments) {
   if (checkpoint.config().contains("quantization_config"))
     fail("{}: is quantized already; give the original checkpoint", options.checkpoint.string());
   const Model model(checkpoint, options.device,
-                    compute_dtype(arguments.compute.resolve_dtype(), options.device, checkpoint));
+                    compute_dtype(arguments.compute.resolve_dtype(), options.device, checkpoint), {},
+                    arguments.compute.resolve_image_profile());
   const std::vector<Plan> plans = make_plans(model, options);
   if (arguments.dry_run) {
     for (const Plan& plan : plans) visq::print("{}", describe_plan(plan, model));

@@ -15,18 +15,19 @@ at::ScalarType compute_dtype(std::optional<at::ScalarType> asked, at::Device dev
   return at::kFloat;
 }
 
-Runner::Runner(const std::filesystem::path& directory, at::Device device, std::optional<at::ScalarType> dtype)
+Runner::Runner(const std::filesystem::path& directory, at::Device device, std::optional<at::ScalarType> dtype,
+               ImageProfile image_profile)
     : checkpoint_(std::make_unique<Checkpoint>(directory)),
       quantized_(QuantizedCheckpoint::open(*checkpoint_)) {
   Model::LinearLoader loader;
   if (quantized_) loader = [this](const std::string& module) { return load_linear(module); };
-  model_ = std::make_unique<Model>(*checkpoint_, device, compute_dtype(dtype, device, *checkpoint_), loader);
+  model_ = std::make_unique<Model>(*checkpoint_, device, compute_dtype(dtype, device, *checkpoint_), loader,
+                                   image_profile);
   for (int64_t index = 0; index < model_->spec().decoder.layers; ++index) {
     check_interrupt();
     layers_.push_back(model_->load_layer(index));
     if (!quantized_ || quantized_->kv_cache() == KvCacheFormat::none) continue;
-    const std::string key_projection = model_->names().module(model_->spec(), index, nn::Role::k);
-    const auto scales = quantized_->kv_scales(key_projection.substr(0, key_projection.rfind('.')));
+    const auto scales = quantized_->kv_scales(model_->names().attention(model_->spec(), index));
     layers_.back().key_cache = [scale = scales.key](const at::Tensor& keys) {
       return simulate_fp8(keys, scale);
     };
@@ -56,16 +57,12 @@ nn::Linear Runner::load_linear(const std::string& module) const {
   return linear;
 }
 
-at::Tensor Runner::forward(const Batch& batch, nn::KvCache* cache) const {
-  const nn::DecoderSpec& decoder = model_->spec().decoder;
-  const nn::RopeTable rope = nn::rope_table(decoder, batch.positions, model_->dtype());
-  at::Tensor hidden = batch.hidden;
-  for (size_t index = 0; index < layers_.size(); ++index) {
+at::Tensor Runner::forward(Batch batch, nn::KvCache* cache) const {
+  for (const nn::DecoderLayer& layer : layers_) {
     check_interrupt();
-    hidden = nn::decoder_layer(decoder, layers_[index], hidden, rope, batch.offsets, nullptr, cache,
-                               static_cast<int64_t>(index));
+    model_->advance(batch, layer, nullptr, cache);
   }
-  return hidden;
+  return batch.hidden;
 }
 
 std::vector<std::string> Runner::generate(std::span<const EncodedSample> prompts,
@@ -83,7 +80,7 @@ std::vector<std::string> Runner::generate(std::span<const EncodedSample> prompts
   std::vector<int64_t> next_position = prompt.next_position;
   for (int64_t step = 0; step < max_new_tokens && !active.empty(); ++step) {
     const at::Tensor best = model_->logits(hidden).argmax(1).to(at::kCPU);
-    std::vector<int64_t> ids, positions, offsets = {0};
+    std::vector<int64_t> ids, positions;
     std::vector<size_t> still;
     std::vector<int64_t> kept;  // rows of this step that go on
     for (size_t row = 0; row < active.size(); ++row) {
@@ -95,19 +92,11 @@ std::vector<std::string> Runner::generate(std::span<const EncodedSample> prompts
       still.push_back(sequence);
       ids.push_back(id);
       positions.push_back(next_position[sequence]++);
-      offsets.push_back(static_cast<int64_t>(ids.size()));
     }
     if (kept.size() < active.size()) cache.keep(kept);
     active = std::move(still);
     if (active.empty() || step + 1 == max_new_tokens) break;
-    Batch next;
-    next.hidden = model_->embed_ids(at::tensor(ids, at::kLong));
-    next.positions = at::tensor(positions, at::kLong)
-                         .unsqueeze(0)
-                         .expand({prompt.positions.size(0), -1})
-                         .to(model_->device());
-    next.offsets = offsets;
-    hidden = forward(next, &cache);
+    hidden = forward(model_->embed_next(ids, positions), &cache);
   }
   std::vector<std::string> texts;
   for (const auto& answer : answers) texts.push_back(model_->tokenizer().decode(answer));

@@ -19,7 +19,7 @@ class Runner {
   /// GPU
   /// @throws Error for an unsupported or damaged checkpoint
   Runner(const std::filesystem::path& directory, at::Device device,
-         std::optional<at::ScalarType> dtype = std::nullopt);
+         std::optional<at::ScalarType> dtype = std::nullopt, ImageProfile image_profile = ImageProfile::tv);
 
   const Model& model() const { return *model_; }
   const Checkpoint& checkpoint() const { return *checkpoint_; }
@@ -27,7 +27,7 @@ class Runner {
   const std::optional<QuantizedCheckpoint>& quantized() const { return quantized_; }
 
   /// Hidden states after the last layer, [tokens, hidden].
-  at::Tensor forward(const Batch& batch, nn::KvCache* cache = nullptr) const;
+  at::Tensor forward(Batch batch, nn::KvCache* cache = nullptr) const;
 
   /// Greedy answers. @param max_new_tokens  longest answer, in tokens
   std::vector<std::string> generate(std::span<const EncodedSample> prompts, int64_t max_new_tokens) const;

@@ -1,6 +1,8 @@
 #include "visq/families/config.h"
 
 #include <algorithm>
+#include <cmath>
+#include <utility>
 
 namespace visq {
 namespace {
@@ -13,90 +15,192 @@ bool is_absent(const Json& object, const std::string& key) {
   return !object.is_object() || !object.contains(key);
 }
 
+/// The object under `key`, or an empty one.
+const Json& object_or_empty(const Json& config, const std::string& key) {
+  static const Json empty = Json::object();
+  return config.contains(key) && config.at(key).is_object() ? config.at(key) : empty;
+}
+
+void read_llama3(nn::Rope& rope, const Json& rules, int64_t max_positions, const std::string& origin) {
+  rope.kind = nn::Rope::Kind::llama3;
+  rope.factor = require<double>(rules, "factor", origin + ": rope_scaling");
+  rope.low_freq_factor = require<double>(rules, "low_freq_factor", origin + ": rope_scaling");
+  rope.high_freq_factor = require<double>(rules, "high_freq_factor", origin + ": rope_scaling");
+  rope.original_max_positions =
+      get_or<double>(rules, "original_max_position_embeddings", static_cast<double>(max_positions), origin);
+}
+
+/// Source: spec/models-phi-gemma.md §0.3.
+void read_longrope(nn::Rope& rope, const Json& config, const Json& rules, const TextDefaults& defaults,
+                   int64_t max_positions, int64_t head_dim, const std::string& origin) {
+  rope.kind = nn::Rope::Kind::longrope;
+  rope.short_factors = require<std::vector<double>>(rules, "short_factor", origin + ": rope_scaling");
+  rope.long_factors = require<std::vector<double>>(rules, "long_factor", origin + ": rope_scaling");
+  const auto pairs = static_cast<size_t>((rope.rotary_dim > 0 ? rope.rotary_dim : head_dim) / 2);
+  for (const auto* factors : {&rope.short_factors, &rope.long_factors})
+    if (factors->size() != pairs || std::ranges::any_of(*factors, [](double f) { return !(f > 0); }))
+      fail("{}: 'short_factor' and 'long_factor' of rope_scaling must be {} positive numbers each", origin,
+           pairs);
+  rope.original_max_positions = get_or<double>(
+      rules, "original_max_position_embeddings",
+      get_or<double>(config, "original_max_position_embeddings", defaults.original_max_positions, origin),
+      origin);
+  const double stretch = get_or<double>(
+      rules, "factor", static_cast<double>(max_positions) / rope.original_max_positions, origin);
+  const double computed =
+      stretch <= 1 ? 1 : std::sqrt(1 + std::log(stretch) / std::log(rope.original_max_positions));
+  rope.attention_factor = get_or<double>(rules, "attention_factor", computed, origin);
+}
+
 /// 4.x: rope_theta + rope_scaling {type | rope_type, …}; 5.x: rope_parameters {rope_type, rope_theta, …}.
-nn::Rope read_rope(const Json& config, const TextDefaults& defaults, const std::string& origin,
-                   bool& is_dynamic) {
+nn::Rope read_rope(const Json& config, const Json& rules, const TextDefaults& defaults, double theta,
+                   int64_t max_positions, int64_t head_dim, const std::string& origin) {
   nn::Rope rope;
-  Json rules = Json::object();
-  for (const char* key : {"rope_parameters", "rope_scaling"})  // the latter wins, as in the reference
-    if (config.contains(key) && config.at(key).is_object() && !config.at(key).empty()) rules = config.at(key);
-  rope.theta = get_or<double>(rules, "rope_theta",
-                              get_or<double>(config, "rope_theta", defaults.theta, origin), origin);
+  rope.theta = get_or<double>(rules, "rope_theta", theta, origin);
   const auto type =
       get_or<std::string>(rules, "rope_type", get_or<std::string>(rules, "type", "default", origin), origin);
   rope.mrope_section = get_or<std::vector<int64_t>>(rules, "mrope_section", {}, origin);
-  is_dynamic = type == "dynamic";
+  rope.mrope_interleaved = get_or<bool>(rules, "mrope_interleaved", defaults.mrope_interleaved, origin);
+  const double partial = get_or<double>(rules, "partial_rotary_factor",
+                                        get_or<double>(config, "partial_rotary_factor", 1.0, origin), origin);
+  if (!(partial > 0 && partial <= 1)) fail("{}: 'partial_rotary_factor' is {}", origin, partial);
+  if (partial != 1) rope.rotary_dim = static_cast<int64_t>(static_cast<double>(head_dim) * partial);
+  if (rope.rotary_dim % 2 != 0) fail("{}: {} rotating channels are an odd number", origin, rope.rotary_dim);
   if (type == "linear") {
     rope.kind = nn::Rope::Kind::linear;
     rope.factor = require<double>(rules, "factor", origin + ": rope_scaling");
   } else if (type == "llama3") {
-    rope.kind = nn::Rope::Kind::llama3;
-    rope.factor = require<double>(rules, "factor", origin + ": rope_scaling");
-    rope.low_freq_factor = require<double>(rules, "low_freq_factor", origin + ": rope_scaling");
-    rope.high_freq_factor = require<double>(rules, "high_freq_factor", origin + ": rope_scaling");
-    rope.original_max_positions =
-        get_or<double>(rules, "original_max_position_embeddings",
-                       get_or<double>(config, "max_position_embeddings",
-                                      static_cast<double>(defaults.max_positions), origin),
-                       origin);
+    read_llama3(rope, rules, max_positions, origin);
+  } else if (type == "longrope" || type == "su") {
+    read_longrope(rope, config, rules, defaults, max_positions, head_dim, origin);
   } else if (type != "default" && type != "mrope" && type != "dynamic") {
-    fail("{}: rope type '{}' is not supported (default, linear, llama3, dynamic and mrope are)", origin,
-         type);
+    fail("{}: rope type '{}' is not supported (default, linear, llama3, longrope, dynamic and mrope are)",
+         origin, type);
   }
-  if (get_or<double>(rules, "partial_rotary_factor", 1.0, origin) != 1.0)
-    fail("{}: 'partial_rotary_factor' other than 1 is not supported", origin);
-  if (!(rope.theta > 0) || !(rope.factor > 0)) fail("{}: rope theta and factor must be positive", origin);
+  if (!(rope.theta > 0) || !(rope.factor > 0) || !(rope.original_max_positions > 1))
+    fail("{}: rope theta, factor and original length must be positive", origin);
   return rope;
 }
 
-/// 0: no window. JSON null and an absent key differ for Mistral (spec §1.1).
-int64_t read_window(const Json& config, const TextDefaults& defaults, int64_t layers,
-                    const std::string& origin) {
-  switch (defaults.window) {
-    case TextDefaults::Window::none:
-      return 0;
-    case TextDefaults::Window::when_absent_4096:
-      return is_absent(config, "sliding_window") ? 4096
-                                                 : get_or<int64_t>(config, "sliding_window", 0, origin);
-    case TextDefaults::Window::when_enabled:
-      if (!get_or<bool>(config, "use_sliding_window", false, origin)) return 0;
-      if (get_or<int64_t>(config, "max_window_layers", 28, origin) >= layers) return 0;
-      return is_absent(config, "sliding_window") ? 4096
-                                                 : get_or<int64_t>(config, "sliding_window", 0, origin);
-  }
-  return 0;
-}
-
-/// Attention in a window and plain causal attention agree up to the length of the window, and so does dynamic
-/// rope up to max_position_embeddings: such checkpoints run, longer sequences are refused.
 void limit_tokens(nn::DecoderSpec& spec, int64_t limit, const std::string& reason) {
   if (spec.max_tokens != 0 && spec.max_tokens <= limit) return;
   spec.max_tokens = limit;
   spec.max_tokens_reason = reason;
 }
 
+/// The rope of all layers, and of windowed ones where it differs (Gemma 3: one set of rules a layer type).
+void read_ropes(const Json& config, const TextDefaults& defaults, nn::DecoderSpec& spec,
+                const std::string& origin) {
+  const auto max_positions =
+      get_or<int64_t>(config, "max_position_embeddings", defaults.max_positions, origin);
+  const Json* rules = &object_or_empty(config, "rope_parameters");
+  // rope_scaling wins over rope_parameters, as in the reference.
+  if (const Json& scaling = object_or_empty(config, "rope_scaling"); !scaling.empty()) rules = &scaling;
+  const Json& parameters = object_or_empty(config, "rope_parameters");
+  const Json& local_rules = object_or_empty(parameters, "sliding_attention");
+  if (const Json& full = object_or_empty(parameters, "full_attention"); !full.empty()) rules = &full;
+  const double theta = get_or<double>(config, "rope_theta", defaults.theta, origin);
+  spec.rope = read_rope(config, *rules, defaults, theta, max_positions, spec.head_dim, origin);
+  if (defaults.local_theta > 0)
+    spec.local_rope = read_rope(config, local_rules, defaults,
+                                get_or<double>(config, "rope_local_base_freq", defaults.local_theta, origin),
+                                max_positions, spec.head_dim, origin);
+  // Dynamic rope is the ordinary one up to max_position_embeddings: such checkpoints run, longer sequences
+  // are refused.
+  const auto type =
+      get_or<std::string>(*rules, "rope_type", get_or<std::string>(*rules, "type", "", origin), origin);
+  if (type == "dynamic")
+    limit_tokens(spec, max_positions, "max_position_embeddings, where dynamic rope starts to change");
+}
+
+/// Which layers attend in a window. JSON null and an absent key differ for Mistral (spec §1.1).
+void read_windows(const Json& config, const TextDefaults& defaults, nn::DecoderSpec& spec,
+                  const std::string& origin) {
+  using Window = TextDefaults::Window;
+  const bool switched_on =
+      defaults.window != Window::when_enabled || get_or<bool>(config, "use_sliding_window", false, origin);
+  if (defaults.window == Window::none || !switched_on) return;
+  const bool silent = is_absent(config, "sliding_window") && defaults.window != Window::when_given;
+  spec.window = silent ? 4096 : get_or<int64_t>(config, "sliding_window", 0, origin);
+  if (spec.window < 0) fail("{}: 'sliding_window' is {}", origin, spec.window);
+  if (spec.window == 0) return;
+  const auto types = get_or<std::vector<std::string>>(config, "layer_types", {}, origin);
+  const auto first = get_or<int64_t>(config, "max_window_layers", 28, origin);
+  const auto pattern = get_or<int64_t>(config, "sliding_window_pattern", defaults.window_pattern, origin);
+  if (!types.empty() && static_cast<int64_t>(types.size()) != spec.layers)
+    fail("{}: 'layer_types' has {} entries for {} layers", origin, types.size(), spec.layers);
+  if (defaults.window == Window::pattern && pattern < 1)
+    fail("{}: 'sliding_window_pattern' is {}", origin, pattern);
+  for (int64_t layer = 0; layer < spec.layers; ++layer) {
+    bool windowed = true;
+    if (!types.empty())
+      windowed = types[static_cast<size_t>(layer)] == "sliding_attention";
+    else if (defaults.window == Window::when_enabled)
+      windowed = layer >= first;
+    else if (defaults.window == Window::pattern)
+      windowed = (layer + 1) % pattern != 0;
+    spec.windowed.push_back(windowed);
+  }
+}
+
 // clang-format off
+using Biases = TextDefaults::Biases;
+using Window = TextDefaults::Window;
 constexpr TextDefaults kLlama{
-    .vocab = 32000, .hidden = 4096, .intermediate = 11008, .layers = 32, .heads = 32, .kv_heads = std::nullopt,
-    .max_positions = 2048, .norm_eps = 1e-6, .theta = 1e4, .biases = TextDefaults::Biases::from_config,
-    .window = TextDefaults::Window::none, .bos = 1, .eos = 2};
+    .vocab = 32000, .hidden = 4096, .intermediate = 11008, .layers = 32, .heads = 32, .kv_heads = {}, .head_dim = {},
+    .max_positions = 2048, .norm_eps = 1e-6, .theta = 1e4, .biases = Biases::from_config, .bos = 1, .eos = 2};
 constexpr TextDefaults kMistral{
-    .vocab = 32000, .hidden = 4096, .intermediate = 14336, .layers = 32, .heads = 32, .kv_heads = 8,
-    .max_positions = 131072, .norm_eps = 1e-6, .theta = 1e4, .biases = TextDefaults::Biases::none,
-    .window = TextDefaults::Window::when_absent_4096, .bos = 1, .eos = 2};
+    .vocab = 32000, .hidden = 4096, .intermediate = 14336, .layers = 32, .heads = 32, .kv_heads = 8, .head_dim = {},
+    .max_positions = 131072, .norm_eps = 1e-6, .theta = 1e4, .window = Window::when_absent_4096, .bos = 1, .eos = 2};
 constexpr TextDefaults kQwen2{
-    .vocab = 151936, .hidden = 4096, .intermediate = 22016, .layers = 32, .heads = 32, .kv_heads = 32,
-    .max_positions = 32768, .norm_eps = 1e-6, .theta = 1e4, .biases = TextDefaults::Biases::qkv,
-    .window = TextDefaults::Window::when_enabled, .bos = std::nullopt, .eos = std::nullopt};
+    .vocab = 151936, .hidden = 4096, .intermediate = 22016, .layers = 32, .heads = 32, .kv_heads = 32, .head_dim = {},
+    .max_positions = 32768, .norm_eps = 1e-6, .theta = 1e4, .biases = Biases::qkv, .window = Window::when_enabled};
+constexpr TextDefaults kQwen3{
+    .vocab = 151936, .hidden = 4096, .intermediate = 22016, .layers = 32, .heads = 32, .kv_heads = 32, .head_dim = 128,
+    .max_positions = 32768, .norm_eps = 1e-6, .theta = 1e4, .biases = Biases::attention,
+    .window = Window::when_enabled, .qk_norm = true};
+constexpr TextDefaults kQwen3Vl{
+    .vocab = 151936, .hidden = 4096, .intermediate = 22016, .layers = 32, .heads = 32, .kv_heads = 32, .head_dim = 128,
+    .max_positions = 128000, .norm_eps = 1e-6, .theta = 5e5, .biases = Biases::attention, .qk_norm = true,
+    .mrope_interleaved = true, .bos = 151643, .eos = 151645};
+constexpr TextDefaults kPhi3{
+    .vocab = 32064, .hidden = 3072, .intermediate = 8192, .layers = 32, .heads = 32, .kv_heads = {}, .head_dim = {},
+    .max_positions = 4096, .norm_eps = 1e-5, .theta = 1e4, .window = Window::when_given, .fused = true,
+    .bos = 1, .eos = 32000};
+constexpr TextDefaults kPhi4{
+    .vocab = 200064, .hidden = 3072, .intermediate = 8192, .layers = 32, .heads = 32, .kv_heads = 8, .head_dim = {},
+    .max_positions = 131072, .norm_eps = 1e-5, .theta = 1e4, .window = Window::when_given, .fused = true,
+    .bos = 199999, .eos = 199999};
+constexpr TextDefaults kGemma{
+    .vocab = 256000, .hidden = 3072, .intermediate = 24576, .layers = 28, .heads = 16, .kv_heads = 16, .head_dim = 256,
+    .max_positions = 8192, .norm_eps = 1e-6, .theta = 1e4, .activation = "gelu_pytorch_tanh", .norm_plus_one = true,
+    .scaled_embedding = true, .bos = 2, .eos = 1};
+constexpr TextDefaults kGemma2{
+    .vocab = 256000, .hidden = 2304, .intermediate = 9216, .layers = 26, .heads = 8, .kv_heads = 4, .head_dim = 256,
+    .max_positions = 8192, .norm_eps = 1e-6, .theta = 1e4, .window = Window::pattern, .window_pattern = 2,
+    .activation = "gelu_pytorch_tanh", .norm_plus_one = true, .sandwich_norms = true, .scaled_embedding = true,
+    .query_scalar = 256, .score_softcap = 50, .logit_softcap = 30, .bos = 2, .eos = 1};
+constexpr TextDefaults kGemma3{
+    .vocab = 262208, .hidden = 2304, .intermediate = 9216, .layers = 26, .heads = 8, .kv_heads = 4, .head_dim = 256,
+    .max_positions = 131072, .norm_eps = 1e-6, .theta = 1e6, .window = Window::pattern, .window_pattern = 6,
+    .activation = "gelu_pytorch_tanh", .norm_plus_one = true, .sandwich_norms = true, .qk_norm = true,
+    .scaled_embedding = true, .query_scalar = 256, .local_theta = 1e4, .bos = 2, .eos = 1};
+
+constexpr std::pair<const char*, const TextDefaults*> kTextModels[] = {
+    {"llama", &kLlama}, {"mistral", &kMistral}, {"qwen2", &kQwen2}, {"qwen3", &kQwen3},
+    {"qwen3_vl_text", &kQwen3Vl}, {"phi3", &kPhi3}, {"phi4_multimodal", &kPhi4}, {"gemma", &kGemma},
+    {"gemma2", &kGemma2}, {"gemma3_text", &kGemma3}};
 // clang-format on
 
 }  // namespace
 
 const TextDefaults& text_defaults(const std::string& model_type, const std::string& origin) {
-  if (model_type == "llama") return kLlama;
-  if (model_type == "mistral") return kMistral;
-  if (model_type == "qwen2") return kQwen2;
-  fail("{}: text model '{}' is not supported (llama, mistral and qwen2 are)", origin, model_type);
+  std::string supported;
+  for (const auto& [name, defaults] : kTextModels) {
+    if (model_type == name) return *defaults;
+    supported += visq::format("{}{}", supported.empty() ? "" : ", ", name);
+  }
+  fail("{}: text model '{}' is not supported ({} are)", origin, model_type, supported);
 }
 
 int64_t read_extent(const Json& object, const std::string& key, int64_t fallback, int64_t limit,
@@ -144,28 +248,35 @@ nn::DecoderSpec read_decoder(const Json& config, const TextDefaults& defaults, c
   const int64_t kv_default =
       is_absent(config, "num_key_value_heads") ? defaults.kv_heads.value_or(spec.heads) : spec.heads;
   spec.kv_heads = read_extent(config, "num_key_value_heads", kv_default, kMaxWidth, origin);
-  spec.head_dim =
-      read_extent(config, "head_dim", std::max<int64_t>(spec.hidden / spec.heads, 1), kMaxWidth, origin);
+  spec.head_dim = read_extent(config, "head_dim",
+                              defaults.head_dim.value_or(std::max<int64_t>(spec.hidden / spec.heads, 1)),
+                              kMaxWidth, origin);
   if (spec.heads % spec.kv_heads != 0)
     fail("{}: {} attention heads cannot share {} key/value heads", origin, spec.heads, spec.kv_heads);
   if (spec.head_dim % 2 != 0) fail("{}: head dimension {} is odd", origin, spec.head_dim);
   spec.norm_eps = get_or<double>(config, "rms_norm_eps", defaults.norm_eps, origin);
-  spec.activation = nn::parse_activation(get_or<std::string>(config, "hidden_act", "silu", origin), origin);
-  spec.qkv_bias = defaults.biases == TextDefaults::Biases::qkv;
-  if (defaults.biases == TextDefaults::Biases::from_config) {
+  // Gemma's older files say hidden_act, which its class ignores.
+  const char* const act_key = defaults.norm_plus_one ? "hidden_activation" : "hidden_act";
+  spec.activation =
+      nn::parse_activation(get_or<std::string>(config, act_key, defaults.activation, origin), origin);
+  spec.norm_plus_one = defaults.norm_plus_one;
+  spec.sandwich_norms = defaults.sandwich_norms;
+  spec.qk_norm = defaults.qk_norm;
+  spec.fused_qkv = spec.fused_gate_up = defaults.fused;
+  spec.qkv_bias = defaults.biases == Biases::qkv;
+  if (defaults.biases == Biases::from_config || defaults.biases == Biases::attention)
     spec.qkv_bias = spec.o_bias = get_or<bool>(config, "attention_bias", false, origin);
-    spec.mlp_bias = get_or<bool>(config, "mlp_bias", false, origin);
-  }
-  bool is_dynamic = false;
-  spec.rope = read_rope(config, defaults, origin, is_dynamic);
-  const auto max_positions =
-      get_or<int64_t>(config, "max_position_embeddings", defaults.max_positions, origin);
-  if (is_dynamic)
-    limit_tokens(spec, max_positions, "max_position_embeddings, where dynamic rope starts to change");
-  const int64_t window = read_window(config, defaults, spec.layers, origin);
-  if (window < 0) fail("{}: 'sliding_window' is {}", origin, window);
-  if (window > 0 && window < max_positions)
-    limit_tokens(spec, window, "the sliding window, which is not supported");
+  if (defaults.biases == Biases::from_config) spec.mlp_bias = get_or<bool>(config, "mlp_bias", false, origin);
+  if (defaults.scaled_embedding) spec.embed_scale = std::sqrt(static_cast<double>(spec.hidden));
+  if (defaults.query_scalar > 0)
+    spec.score_scale =
+        1 / std::sqrt(get_or<double>(config, "query_pre_attn_scalar", defaults.query_scalar, origin));
+  if (defaults.score_softcap > 0)
+    spec.score_softcap = get_or<double>(config, "attn_logit_softcapping", defaults.score_softcap, origin);
+  if (defaults.logit_softcap > 0)
+    spec.logit_softcap = get_or<double>(config, "final_logit_softcapping", defaults.logit_softcap, origin);
+  read_ropes(config, defaults, spec, origin);
+  read_windows(config, defaults, spec, origin);
   return spec;
 }
 

@@ -10,18 +10,31 @@
 namespace visq {
 
 /// What a text model's class assumes where config.json is silent, and what its class fixes.
-/// Source: spec/models-llava-vila-qwen.md §1.1.
+/// Source: spec/models-llava-vila-qwen.md §1.1, spec/models-phi-gemma.md §1.1, §3.2, §4.1, §5.4.
 struct TextDefaults {
   int64_t vocab, hidden, intermediate, layers, heads;
   std::optional<int64_t> kv_heads;  ///< when the key is absent; empty, or the key null: as many as heads
+  std::optional<int64_t> head_dim = std::nullopt;  ///< empty: hidden / heads
   int64_t max_positions;
   double norm_eps, theta;
-  enum class Biases { none, from_config, qkv } biases;
-  enum class Window { none, when_absent_4096, when_enabled } window;
-  std::optional<int64_t> bos, eos;
+  /// from_config: attention_bias for q, k, v and o, and mlp_bias; attention: the former only
+  enum class Biases { none, from_config, attention, qkv } biases = Biases::none;
+  /// none; all layers, 4096 tokens when the key is absent; all layers when the key is given; layers from
+  /// max_window_layers on, when switched on; all but every pattern-th layer
+  enum class Window { none, when_absent_4096, when_given, when_enabled, pattern } window = Window::none;
+  int64_t window_pattern = 0;
+  const char* activation = "silu";
+  bool norm_plus_one = false, sandwich_norms = false, qk_norm = false, fused = false,
+       scaled_embedding = false;
+  double query_scalar = 0;  ///< attention scores are divided by its root; 0: by that of head_dim
+  double local_theta = 0;   ///< of windowed layers; 0: as the others
+  double score_softcap = 0, logit_softcap = 0;
+  double original_max_positions = 4096;  ///< longrope
+  bool mrope_interleaved = false;
+  std::optional<int64_t> bos = std::nullopt, eos = std::nullopt;
 };
 
-/// Of a `model_type` of text_config: llama, mistral or qwen2. @throws Error for another
+/// Of a `model_type` of text_config. @throws Error for another, which lists those that are supported
 const TextDefaults& text_defaults(const std::string& model_type, const std::string& origin);
 
 /// @param config  text_config, or the root of a flat config

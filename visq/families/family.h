@@ -19,8 +19,9 @@ struct NameRule {
   std::vector<std::string> unless;  ///< the rule does not apply to names that start with one of these
 };
 
-/// vicuna: LLaVA 1.5; chatml: Qwen2.5-VL; chatml_images_first: LLaVA with a Qwen2 text model.
-enum class PromptStyle { vicuna, chatml, chatml_images_first };
+/// vicuna: LLaVA 1.5; chatml: Qwen2.5-VL; chatml_images_first: LLaVA with a Qwen2 text model;
+/// paligemma: images, BOS, text, line break.
+enum class PromptStyle { vicuna, chatml, chatml_images_first, paligemma };
 
 /// Tensor names of a tower below its prefix; a name is empty where the tower has no such part.
 struct TowerNames {
@@ -86,6 +87,8 @@ struct ModelSpec {
   std::string image_token;  ///< text of the token that stands for a feature row, e.g. "<image>"
   /// Text of one image in the prompt, where it is not image_token; "{n}" counts the images from 1.
   std::string image_placeholder;
+  bool split_at_images = false;      ///< text between images is tokenized piece by piece (Phi-3-vision)
+  bool template_reads_text = false;  ///< chat templates read content as one text with placeholders (Phi)
   ImageLayout layout;
   /// Model falls back to vicuna where chatml_images_first meets a tokenizer without <|im_start|>.
   PromptStyle prompt = PromptStyle::vicuna;

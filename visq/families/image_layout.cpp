@@ -234,6 +234,10 @@ std::string image_text(const ModelSpec& spec, const ProcessedImage& image) {
   return spec.layout.before + run_text(spec, image) + spec.layout.after;
 }
 
+std::string image_placeholder(const ModelSpec& spec, int64_t n) {
+  return substitute(spec.image_placeholder.empty() ? spec.image_token : spec.image_placeholder, "{n}", n);
+}
+
 std::string expand_images(const ModelSpec& spec, const std::string& prompt,
                           std::span<const ProcessedImage> images) {
   const std::string& token = spec.image_token;
@@ -248,7 +252,7 @@ std::string expand_images(const ModelSpec& spec, const std::string& prompt,
   std::string expanded;
   size_t at = 0;
   for (size_t i = 0; i < images.size(); ++i) {
-    const std::string placeholder = substitute(pattern, "{n}", static_cast<int64_t>(i) + 1);
+    const std::string placeholder = image_placeholder(spec, static_cast<int64_t>(i) + 1);
     const size_t next = prompt.find(placeholder, at);
     if (next == std::string::npos)
       fail("the prompt has no '{}' behind the placeholders of the images before it", placeholder);

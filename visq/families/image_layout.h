@@ -20,13 +20,16 @@ std::vector<nn::Grid> image_grids(const nn::VisionSpec& vision, const ProcessedI
 /// Feature rows of all tiles of an image behind ModelSpec::projector; of Kind::scales: before it.
 int64_t feature_rows(const ModelSpec& spec, const ProcessedImage& image);
 
-/// Image tokens of an image: those whose embedding is a feature row.
-/// @throws Error when the tiles of the image are not those of the layout
+/// Image tokens of an image: those whose embedding is a feature row. The image is one that check_image()
+/// accepts.
 int64_t image_tokens(const ModelSpec& spec, const ProcessedImage& image);
 
 /// The text that replaces the placeholder of an image: image_tokens() times the image token, and what the
 /// layout puts around and between them.
 std::string image_text(const ModelSpec& spec, const ProcessedImage& image);
+
+/// The placeholder of the n-th image of a conversation, counted from 1.
+std::string image_placeholder(const ModelSpec& spec, int64_t n);
 
 /// `prompt` with each placeholder replaced.
 /// @throws Error when placeholders and images differ in number, or a text contains an image token literally

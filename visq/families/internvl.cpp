@@ -1,5 +1,3 @@
-#include "visq/families/internvl.h"
-
 #include <cmath>
 
 #include "visq/families/llava_like.h"

@@ -1,5 +1,3 @@
-#include "visq/families/llava.h"
-
 #include "visq/families/llava_like.h"
 
 // Source: spec/models-llava-vila-qwen.md §3; spec/models-phi-gemma.md §5.3 (Pixtral).

@@ -1,5 +1,3 @@
-#include "visq/families/llava_next.h"
-
 #include "visq/families/llava_like.h"
 
 // Source: spec/models-llava-vila-qwen.md §4.

@@ -1,5 +1,3 @@
-#include "visq/families/llava_onevision.h"
-
 #include <charconv>
 
 #include "visq/families/llava_like.h"

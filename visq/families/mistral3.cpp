@@ -1,5 +1,3 @@
-#include "visq/families/mistral3.h"
-
 #include "visq/families/config.h"
 #include "visq/families/llava_like.h"
 

@@ -20,13 +20,14 @@ ModelSpec describe_checkpoint(const Checkpoint& checkpoint) {
 }  // namespace
 
 Model::Model(const Checkpoint& checkpoint, at::Device device, at::ScalarType compute_dtype,
-             LinearLoader loader)
+             LinearLoader loader, ImageProfile image_profile)
     : checkpoint_(checkpoint),
       spec_(describe_checkpoint(checkpoint)),
       names_(spec_, checkpoint),
       device_(device),
       dtype_(compute_dtype),
       loader_(std::move(loader)),
+      image_profile_(image_profile),
       parts_(std::make_shared<Parts>()) {
   check_tensors(spec_, names_, checkpoint_, /*with_linears=*/!loader_);
 }
@@ -69,8 +70,10 @@ nn::Linear Model::load_canonical(const std::string& canonical_module) const {
 }
 
 nn::DecoderLayer Model::load_layer(int64_t index) const {
+  const nn::DecoderSpec& decoder = spec_.decoder;
   nn::DecoderLayer layer;
-  for (const nn::Role role : nn::kRoles) {
+  layer.index = index;
+  for (const nn::Role role : nn::roles(decoder)) {
     const std::string module = names_.module(spec_, index, role);
     if (module.empty())
       fail("{}: no tensor of '{}' in layer {} is in the files", checkpoint_.directory().string(),
@@ -78,9 +81,27 @@ nn::DecoderLayer Model::load_layer(int64_t index) const {
     layer.linear(role) = loader_ ? loader_(module) : load_linear(module);
   }
   const std::string prefix = visq::format("{}layers.{}.", spec_.decoder_prefix, index);
-  layer.input_norm = load_norm(prefix + "input_layernorm");
-  layer.post_norm = load_norm(prefix + "post_attention_layernorm");
+  layer.input_norm = load_norm(prefix + nn::norm_path(decoder, nn::InputGroup::attn_in));
+  layer.mlp_norm = load_norm(prefix + nn::norm_path(decoder, nn::InputGroup::mlp_in));
+  if (decoder.sandwich_norms) {
+    layer.attn_out_norm = load_norm(prefix + "post_attention_layernorm");
+    layer.mlp_out_norm = load_norm(prefix + "post_feedforward_layernorm");
+  }
+  if (decoder.qk_norm) {
+    layer.q_norm = load_norm(prefix + "self_attn.q_norm");
+    layer.k_norm = load_norm(prefix + "self_attn.k_norm");
+  }
   return layer;
+}
+
+void Model::advance(Batch& batch, const nn::DecoderLayer& layer, const nn::LayerObserver* observer,
+                    nn::KvCache* cache) const {
+  batch.hidden = nn::decoder_layer(spec_.decoder, layer, batch.hidden, batch.rope, batch.offsets, observer,
+                                   cache, batch.blocks);
+  if (static_cast<size_t>(layer.index) >= batch.deepstack.size()) return;
+  const at::Tensor rows = at::nonzero(batch.image_mask).squeeze(1);
+  const at::Tensor& added = batch.deepstack[static_cast<size_t>(layer.index)];
+  batch.hidden = batch.hidden.index_add(0, rows, added.to(batch.hidden.scalar_type()));
 }
 
 at::Tensor Model::logits(const at::Tensor& hidden) const {
@@ -90,7 +111,10 @@ at::Tensor Model::logits(const at::Tensor& hidden) const {
     const bool own = !names_.source("lm_head.weight").empty();
     return nn::Linear{weight(own ? "lm_head.weight" : spec_.decoder_prefix + "embed_tokens.weight"), {}, {}};
   });
-  return nn::apply(head, nn::rms_norm(hidden, norm, spec_.decoder.norm_eps)).to(at::kFloat);
+  const at::Tensor last = nn::rms_norm(hidden, norm, spec_.decoder.norm_eps, spec_.decoder.norm_plus_one);
+  const at::Tensor scores = nn::apply(head, last);
+  const double cap = spec_.decoder.logit_softcap;
+  return (cap > 0 ? (scores / cap).tanh_().mul_(cap) : scores).to(at::kFloat);
 }
 
 }  // namespace visq

@@ -35,10 +35,12 @@ struct ImageFeatures {
 /// Longest sample that is accepted, in tokens.
 inline constexpr int64_t kMaxSampleTokens = 32768;
 
-/// Sequences laid end to end.
+/// Sequences laid end to end, on their way through the decoder.
 struct Batch {
   at::Tensor hidden;      ///< [tokens, hidden]: embeddings with image features merged in
   at::Tensor positions;   ///< int64 [axes, tokens]
+  nn::RopeTable rope;     ///< of the positions
+  at::Tensor blocks;      ///< int64 [tokens]: tokens that see one another (decoder_layer); may be undefined
   at::Tensor image_mask;  ///< bool [tokens]: true at image tokens
   /// [image tokens, hidden] each: entry j is added to the rows of image_mask behind decoder layer j.
   std::vector<at::Tensor> deepstack;
@@ -58,7 +60,7 @@ class Model {
   /// @throws Error for an unsupported architecture, a missing tensor, or a shape that contradicts config.json
   ///         (names the tensor and both shapes). All shapes are checked here, before any work.
   Model(const Checkpoint& checkpoint, at::Device device, at::ScalarType compute_dtype,
-        LinearLoader loader = {});
+        LinearLoader loader = {}, ImageProfile image_profile = ImageProfile::tv);
 
   const ModelSpec& spec() const { return spec_; }
   const NameMap& names() const { return names_; }
@@ -75,14 +77,17 @@ class Model {
   /// Tower + projector + embedding + merge.
   /// @throws Error when image tokens and image features differ in number
   Batch embed(std::span<const EncodedSample> samples) const;
-  /// Embedding of single new tokens (generation): one token a sequence.
-  at::Tensor embed_ids(const at::Tensor& ids) const;
+  /// Single new tokens (generation): one a sequence, at the given positions.
+  Batch embed_next(const std::vector<int64_t>& ids, const std::vector<int64_t>& positions) const;
   /// Image features after the tower (before the projector; Qwen2.5-VL: in window order), [rows, width].
   at::Tensor tower_features(const std::vector<ProcessedImage>& images) const;
   /// After projector and layout.
   ImageFeatures image_features(const std::vector<ProcessedImage>& images) const;
 
   nn::DecoderLayer load_layer(int64_t index) const;
+  /// The batch after one more layer.
+  void advance(Batch& batch, const nn::DecoderLayer& layer, const nn::LayerObserver* observer = nullptr,
+               nn::KvCache* cache = nullptr) const;
   /// A plain linear from the files. @throws Error when its weight is absent or packed
   nn::Linear load_linear(const std::string& module) const;
   /// Final norm and head. @param hidden [tokens, hidden] → [tokens, vocab] (float32)
@@ -95,9 +100,13 @@ class Model {
   at::Device device_;
   at::ScalarType dtype_;
   LinearLoader loader_;
+  ImageProfile image_profile_;
   struct Parts;
   std::shared_ptr<Parts> parts_;  // tokenizer, processor, tower, head, each loaded when first needed
 
+  const ImageProcessor& image_processor() const;
+  std::vector<int64_t> tokenize_text(const std::string& text) const;
+  std::vector<int64_t> tokenize(const std::string& text, std::span<const ProcessedImage> images) const;
   at::Tensor stored(const std::string& canonical) const;  // as in the file
   at::Tensor weight(const std::string& canonical) const;  // in the compute dtype, on the device
   nn::Norm load_norm(const std::string& canonical_module) const;
@@ -107,7 +116,7 @@ class Model {
   VisionParts load_vision() const;
   const VisionParts& vision() const;
   at::Tensor pack(const at::Tensor& rows, std::span<const ProcessedImage> images) const;
-  at::Tensor embed_rows(const at::Tensor& ids) const;
+  at::Tensor embed_rows(const std::vector<int64_t>& ids) const;
 };
 
 }  // namespace visq

@@ -12,17 +12,22 @@ namespace {
 
 /// [out, in] of a decoder linear.
 std::pair<int64_t, int64_t> linear_shape(const nn::DecoderSpec& spec, nn::Role role) {
+  const int64_t queries = spec.heads * spec.head_dim, keys = spec.kv_heads * spec.head_dim;
   switch (role) {
     case nn::Role::q:
-      return {spec.heads * spec.head_dim, spec.hidden};
+      return {queries, spec.hidden};
     case nn::Role::k:
     case nn::Role::v:
-      return {spec.kv_heads * spec.head_dim, spec.hidden};
+      return {keys, spec.hidden};
+    case nn::Role::qkv:
+      return {queries + 2 * keys, spec.hidden};
     case nn::Role::o:
-      return {spec.hidden, spec.heads * spec.head_dim};
+      return {spec.hidden, queries};
     case nn::Role::gate:
     case nn::Role::up:
       return {spec.intermediate, spec.hidden};
+    case nn::Role::gate_up:
+      return {2 * spec.intermediate, spec.hidden};
     case nn::Role::down:
       return {spec.hidden, spec.intermediate};
   }
@@ -49,8 +54,16 @@ void expect_decoder(const ModelSpec& spec, bool with_linears, Expectations& expe
     const std::string layer = visq::format("{}layers.{}.", spec.decoder_prefix, i);
     expect.norm(layer + "input_layernorm", decoder.hidden, false);
     expect.norm(layer + "post_attention_layernorm", decoder.hidden, false);
+    if (decoder.sandwich_norms) {
+      expect.norm(layer + "pre_feedforward_layernorm", decoder.hidden, false);
+      expect.norm(layer + "post_feedforward_layernorm", decoder.hidden, false);
+    }
+    if (decoder.qk_norm) {
+      expect.norm(layer + "self_attn.q_norm", decoder.head_dim, false);
+      expect.norm(layer + "self_attn.k_norm", decoder.head_dim, false);
+    }
     if (!with_linears) continue;
-    for (const nn::Role role : nn::kRoles) {
+    for (const nn::Role role : nn::roles(decoder)) {
       const auto [out, in] = linear_shape(decoder, role);
       expect.linear(layer + nn::role_path(role), out, in, has_bias(decoder, role));
     }
@@ -105,7 +118,7 @@ void check_tensors(const ModelSpec& spec, const NameMap& names, const Checkpoint
     check_tensor({"lm_head.weight", head}, names, checkpoint);
   if (!with_linears) return;
   for (int64_t i = 0; i < spec.decoder.layers; ++i) {
-    for (const nn::Role role : nn::kRoles) {
+    for (const nn::Role role : nn::roles(spec.decoder)) {
       if (has_bias(spec.decoder, role)) continue;
       const std::string source =
           names.source(visq::format("{}layers.{}.{}.bias", spec.decoder_prefix, i, nn::role_path(role)));

@@ -3,10 +3,10 @@
 
 #include <algorithm>
 #include <array>
+#include <iterator>
 
 #include "visq/families/model_parts.h"
 #include "visq/families/positions.h"
-#include "visq/families/prompt.h"
 #include "visq/families/tower_checks.h"
 #include "visq/inputs/image.h"
 
@@ -23,77 +23,127 @@ auto naming(const Sample& sample, Body&& body) {
   }
 }
 
-/// What ends an answer: the end of the turn in ChatML, else the first of the ids that stop generation.
-std::optional<int64_t> end_token(const ModelSpec& spec, const Tokenizer& tokenizer) {
-  if (spec.prompt != PromptStyle::vicuna)
-    if (const auto id = tokenizer.id_of("<|im_end|>")) return id;
-  if (spec.eos_ids.empty()) return std::nullopt;
-  return spec.eos_ids.front();
+void check_length(const nn::DecoderSpec& decoder, const std::vector<int64_t>& ids) {
+  const auto tokens = static_cast<int64_t>(ids.size());
+  if (tokens > kMaxSampleTokens) fail("{} tokens are more than the limit of {}", tokens, kMaxSampleTokens);
+  if (decoder.max_tokens > 0 && tokens > decoder.max_tokens)
+    fail("{} tokens are more than {} ({} tokens)", tokens, decoder.max_tokens_reason, decoder.max_tokens);
 }
 
 }  // namespace
 
+/// With the BOS that the tokenizer adds, unless the prompt has one already (spec/inputs.md §4.4).
+std::vector<int64_t> Model::tokenize_text(const std::string& text) const {
+  std::vector<int64_t> ids = tokenizer().encode(text, /*add_special_tokens=*/false);
+  const bool has_bos = !ids.empty() && spec_.bos_id == ids.front();
+  if (has_bos || spec_.prompt == PromptStyle::paligemma) return ids;
+  return tokenizer().encode(text, /*add_special_tokens=*/true);
+}
+
+std::vector<int64_t> Model::tokenize(const std::string& text, std::span<const ProcessedImage> images) const {
+  const std::string expanded = expand_images(spec_, text, images);
+  if (!spec_.split_at_images) return tokenize_text(expanded);
+  // Runs of image tokens cut the text into pieces that are tokenized each by itself (Phi-3-vision).
+  const std::string& token = spec_.image_token;
+  std::vector<int64_t> ids;
+  size_t at = 0;
+  while (at < expanded.size()) {
+    const size_t next = std::min(expanded.find(token, at), expanded.size());
+    if (next > at) std::ranges::copy(tokenize_text(expanded.substr(at, next - at)), std::back_inserter(ids));
+    at = next;
+    for (; expanded.compare(at, token.size(), token) == 0; at += token.size())
+      ids.push_back(spec_.image_token_id);
+  }
+  return ids;
+}
+
+const ImageProcessor& Model::image_processor() const {
+  return parts_->processor.get(
+      [this] { return ImageProcessor::load(checkpoint_.directory(), image_profile_); });
+}
+
 EncodedSample Model::encode(const Sample& sample, bool with_answer) const {
-  const ModelSpec& prompted = parts_->prompt.get([this] {
-    ModelSpec spec = spec_;
-    if (spec.prompt == PromptStyle::chatml_images_first && !tokenizer().id_of("<|im_start|>"))
-      spec.prompt = PromptStyle::vicuna;
-    return spec;
-  });
+  const Prompter& prompter = parts_->prompter.get(
+      [this] { return Prompter(spec_, tokenizer(), ChatTemplate::load(checkpoint_.directory())); });
   return naming(sample, [&] {
     EncodedSample encoded;
     for (const Message& message : sample.messages) {
       for (const ContentPart& part : message.content) {
         if (part.kind != ContentPart::Kind::image) continue;
-        const ImageProcessor& processor =
-            parts_->processor.get([this] { return ImageProcessor::load(checkpoint_.directory()); });
-        encoded.images.push_back(processor.process(read_image(part.image), sample.image_count()));
+        encoded.images.push_back(image_processor().process(read_image(part.image), sample.image_count()));
         check_image(spec_, encoded.images.back());
       }
     }
-    if (!encoded.images.empty() && tokenizer().id_of(spec_.image_token) != spec_.image_token_id)
+    if (!encoded.images.empty() && !spec_.split_at_images &&
+        tokenizer().id_of(spec_.image_token) != spec_.image_token_id)
       fail("the tokenizer does not know '{}' as token {}, which config.json names as the image token",
            spec_.image_token, spec_.image_token_id);
-    const std::string prompt = expand_images(spec_, render_prompt(prompted, sample.messages), encoded.images);
-    encoded.ids = tokenizer().encode(prompt);
+    const std::string prompt = prompter.prompt(sample.messages);
+    encoded.ids = tokenize(prompt, encoded.images);
     encoded.prompt_tokens = static_cast<int64_t>(encoded.ids.size());
     if (with_answer && sample.answer) {
       if (sample.answer->find(spec_.image_token) != std::string::npos)
         fail("the answer contains '{}' literally; take it out", spec_.image_token);
+      const Prompter::Answer answer = prompter.answer(sample.messages, prompt, *sample.answer);
       // A token can reach across the border, so the answer begins where the ids part.
-      std::vector<int64_t> whole = tokenizer().encode(prompt + render_answer(prompted, *sample.answer));
+      std::vector<int64_t> whole = tokenize(prompt + answer.text, encoded.images);
       const auto parted = std::ranges::mismatch(encoded.ids, whole).in2;
       encoded.prompt_tokens = parted - whole.begin();
       encoded.ids = std::move(whole);
-      if (const auto end = end_token(prompted, tokenizer())) encoded.ids.push_back(*end);
+      if (answer.end) encoded.ids.push_back(*answer.end);
     }
-    const auto tokens = static_cast<int64_t>(encoded.ids.size());
-    if (tokens > kMaxSampleTokens) fail("{} tokens are more than the limit of {}", tokens, kMaxSampleTokens);
-    if (const nn::DecoderSpec& decoder = spec_.decoder; decoder.max_tokens > 0 && tokens > decoder.max_tokens)
-      fail("{} tokens are more than {} ({} tokens)", tokens, decoder.max_tokens_reason, decoder.max_tokens);
+    check_length(spec_.decoder, encoded.ids);
     return encoded;
   });
 }
 
-/// Rows of the embedding table, gathered where it lies (the mapped file), then converted.
-at::Tensor Model::embed_rows(const at::Tensor& ids) const {
+/// Rows of the embedding table, gathered where it lies (the mapped file), then converted and scaled.
+at::Tensor Model::embed_rows(const std::vector<int64_t>& ids) const {
   const at::Tensor table = stored(spec_.decoder_prefix + "embed_tokens.weight");
-  const at::Tensor local = ids.to(at::kCPU);
-  if (local.numel() > 0) {
-    const auto [lowest, highest] = local.aminmax();
-    if (lowest.item<int64_t>() < 0 || highest.item<int64_t>() >= table.size(0))
+  for (const int64_t id : ids)
+    if (id < 0 || id >= table.size(0))
       fail("{}: the tokenizer makes token {}, but the embedding has {} rows",
-           checkpoint_.directory().string(), highest.item<int64_t>(), table.size(0));
-  }
-  return table.index_select(0, local).to(device_, dtype_);
+           checkpoint_.directory().string(), id, table.size(0));
+  const at::Tensor rows = table.index_select(0, at::tensor(ids, at::kLong)).to(device_, dtype_);
+  if (spec_.decoder.embed_scale == 1) return rows;
+  return rows * at::full({}, spec_.decoder.embed_scale, at::kFloat).to(dtype_).to(device_);
 }
 
-at::Tensor Model::embed_ids(const at::Tensor& ids) const { return embed_rows(ids); }
+Batch Model::embed_next(const std::vector<int64_t>& ids, const std::vector<int64_t>& positions) const {
+  Batch batch;
+  batch.hidden = embed_rows(ids);
+  batch.positions =
+      at::tensor(positions, at::kLong).unsqueeze(0).expand({spec_.mrope ? 3 : 1, -1}).to(device_);
+  for (size_t i = 0; i <= ids.size(); ++i) batch.offsets.push_back(static_cast<int64_t>(i));
+  batch.rope = nn::rope_table(spec_.decoder, batch.positions, dtype_, batch.offsets);
+  return batch;
+}
+
+namespace {
+
+/// The numbers of the blocks whose tokens see one another; empty: there are none. Each run of image tokens is
+/// one (Gemma 3), or each prompt (PaliGemma).
+std::vector<int64_t> unordered_blocks(const ModelSpec& spec, const EncodedSample& sample) {
+  std::vector<int64_t> blocks(sample.ids.size(), -1);
+  if (spec.decoder.unordered == nn::DecoderSpec::Unordered::prompt)
+    std::fill_n(blocks.begin(), sample.prompt_tokens, 0);
+  if (spec.decoder.unordered == nn::DecoderSpec::Unordered::images) {
+    int64_t block = -1;
+    for (size_t i = 0; i < blocks.size(); ++i) {
+      if (sample.ids[i] != spec.image_token_id) continue;
+      if (i == 0 || sample.ids[i - 1] != spec.image_token_id) ++block;
+      blocks[i] = block;
+    }
+  }
+  return blocks;
+}
+
+}  // namespace
 
 Batch Model::embed(std::span<const EncodedSample> samples) const {
   Batch batch;
   batch.offsets = {0};
-  std::vector<int64_t> ids, image_rows;
+  std::vector<int64_t> ids, image_rows, blocks;
   std::array<std::vector<int64_t>, 3> axes;
   std::vector<ProcessedImage> images;
   for (const EncodedSample& sample : samples) {
@@ -107,13 +157,15 @@ Batch Model::embed(std::span<const EncodedSample> samples) const {
         axes[axis].insert(axes[axis].end(), positions.axes[axis].begin(), positions.axes[axis].end());
       batch.next_position.push_back(positions.next);
     } else {
-      for (int64_t i = 0; i < tokens; ++i) axes[0].push_back(i);
-      batch.next_position.push_back(tokens);
+      const int64_t first = spec_.decoder.first_position;
+      for (int64_t i = 0; i < tokens; ++i) axes[0].push_back(first + i);
+      batch.next_position.push_back(first + tokens);
     }
     for (const int64_t id : sample.ids) {
       if (id == spec_.image_token_id) image_rows.push_back(static_cast<int64_t>(ids.size()));
       ids.push_back(id);
     }
+    std::ranges::copy(unordered_blocks(spec_, sample), std::back_inserter(blocks));
     images.insert(images.end(), sample.images.begin(), sample.images.end());
     batch.offsets.push_back(static_cast<int64_t>(ids.size()));
   }
@@ -122,7 +174,10 @@ Batch Model::embed(std::span<const EncodedSample> samples) const {
   for (const auto& axis : axes)
     if (spec_.mrope || rows.empty()) rows.push_back(at::tensor(axis, at::kLong));
   batch.positions = at::stack(rows).to(device_);
-  batch.hidden = embed_rows(at::tensor(ids, at::kLong));
+  batch.rope = nn::rope_table(spec_.decoder, batch.positions, dtype_, batch.offsets);
+  if (std::ranges::any_of(blocks, [](int64_t block) { return block >= 0; }))
+    batch.blocks = at::tensor(blocks, at::kLong).to(device_);
+  batch.hidden = embed_rows(ids);
   const at::Tensor places = at::tensor(image_rows, at::kLong).to(device_);
   batch.image_mask = at::zeros({batch.hidden.size(0)}, batch.hidden.options().dtype(at::kBool));
   batch.image_mask.index_fill_(0, places, 1);

@@ -5,6 +5,7 @@
 
 #include "visq/families/image_layout.h"
 #include "visq/families/model.h"
+#include "visq/families/prompter.h"
 
 namespace visq {
 
@@ -35,7 +36,7 @@ struct VisionParts {
 struct Model::Parts {
   Lazy<Tokenizer> tokenizer;
   Lazy<ImageProcessor> processor;
-  Lazy<ModelSpec> prompt;  // the spec with the prompt style that the tokenizer allows
+  Lazy<Prompter> prompter;
   Lazy<VisionParts> vision;
   Lazy<nn::Norm> final_norm;
   Lazy<nn::Linear> head;

@@ -130,7 +130,7 @@ VisionParts Model::load_vision() const {
   const ImageLayout& layout = spec_.layout;
   if (!layout.row_end.empty()) parts.learned.row_end = weight(layout.row_end).flatten();
   if (!layout.separator.empty()) parts.learned.separator = weight(layout.separator).flatten();
-  if (layout.end_id) parts.learned.end = embed_rows(at::tensor({*layout.end_id}, at::kLong))[0];
+  if (layout.end_id) parts.learned.end = embed_rows({*layout.end_id})[0];
   return parts;
 }
 

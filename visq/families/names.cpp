@@ -43,4 +43,9 @@ std::string NameMap::module(const ModelSpec& spec, int64_t layer, nn::Role role)
   return source_module(visq::format("{}layers.{}.{}", spec.decoder_prefix, layer, nn::role_path(role)));
 }
 
+std::string NameMap::attention(const ModelSpec& spec, int64_t layer) const {
+  const std::string keys = module(spec, layer, nn::key_rows(spec.decoder).role);
+  return keys.substr(0, keys.rfind('.'));
+}
+
 }  // namespace visq

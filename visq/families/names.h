@@ -21,6 +21,8 @@ class NameMap {
   /// Module name in the files of a decoder linear ("" when absent), e.g.
   /// "language_model.model.layers.0.self_attn.q_proj".
   std::string module(const ModelSpec& spec, int64_t layer, nn::Role role) const;
+  /// The attention module of a layer, e.g. "language_model.model.layers.0.self_attn".
+  std::string attention(const ModelSpec& spec, int64_t layer) const;
   static std::string canonical(const ModelSpec& spec, const std::string& source_name);
 
  private:

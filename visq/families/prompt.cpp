@@ -54,6 +54,17 @@ std::string chatml(const std::string& image_token, const std::vector<Message>& m
   return text + "<|im_start|>assistant\n";
 }
 
+/// "<image><bos>What is this?\n"
+std::string paligemma(const std::string& image_token, const std::vector<Message>& messages) {
+  std::string images, text;
+  for (const Message& message : messages) {
+    images += repeat_images(message, image_token);
+    for (const ContentPart& part : message.content)
+      if (part.kind == ContentPart::Kind::text) text += part.text;
+  }
+  return images + "<bos>" + text + "\n";
+}
+
 }  // namespace
 
 std::string render_prompt(const ModelSpec& spec, const std::vector<Message>& messages) {
@@ -62,6 +73,8 @@ std::string render_prompt(const ModelSpec& spec, const std::vector<Message>& mes
       return vicuna(spec.image_token, messages);
     case PromptStyle::chatml:
       return chatml(spec.image_token, messages);
+    case PromptStyle::paligemma:
+      return paligemma(spec.image_token, messages);
     case PromptStyle::chatml_images_first:
       return chatml_images_first(spec.image_token, messages);
   }

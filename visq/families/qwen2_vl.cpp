@@ -1,5 +1,3 @@
-#include "visq/families/qwen2_vl.h"
-
 #include "visq/families/qwen_vl.h"
 
 // Source: spec/models-llava-vila-qwen.md §7.

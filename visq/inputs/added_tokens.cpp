@@ -16,26 +16,6 @@ bool word_behind(std::string_view text, size_t position) {
   return position < text.size() && is_in(CharClass::word, next_char(text, position));
 }
 
-/// First byte of the whitespace that ends at `position`.
-size_t skip_space_back(std::string_view text, size_t position) {
-  while (position > 0) {
-    size_t before = position;
-    if (!is_in(CharClass::space, previous_char(text, before))) break;
-    position = before;
-  }
-  return position;
-}
-
-/// One past the whitespace that begins at `position`.
-size_t skip_space(std::string_view text, size_t position) {
-  while (position < text.size()) {
-    size_t behind = position;
-    if (!is_in(CharClass::space, next_char(text, behind))) break;
-    position = behind;
-  }
-  return position;
-}
-
 uint64_t edge_key(uint32_t node, char byte) { return uint64_t{node} << 8 | static_cast<unsigned char>(byte); }
 
 }  // namespace

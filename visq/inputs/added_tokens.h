@@ -22,7 +22,7 @@ struct AddedToken {
   bool rstrip = false;       ///< takes the whitespace behind it
   bool normalized = true;    ///< sought in normalized text, in its own normalized form
   bool special = false;      ///< left out when decoding
-  bool operator==(const AddedToken&) const = default;
+  auto operator<=>(const AddedToken&) const = default;
 };
 
 /// A stretch of text, or an added token found there.

@@ -1,5 +1,6 @@
 #include "visq/inputs/bpe.h"
 
+#include <algorithm>
 #include <queue>
 
 #include "visq/core/error.h"

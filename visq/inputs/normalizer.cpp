@@ -22,6 +22,14 @@ std::string run(const Normalizer::Replace& step, const std::string& text) {
 
 std::string run(const Normalizer::Nfc&, const std::string& text) { return to_nfc(text); }
 
+std::string run(const Normalizer::Lowercase&, const std::string& text) { return to_lower(text); }
+
+std::string run(const Normalizer::Strip& step, const std::string& text) {
+  const size_t begin = step.left ? skip_space(text, 0) : 0;
+  const size_t end = step.right ? skip_space_back(text, text.size()) : text.size();
+  return begin < end ? text.substr(begin, end - begin) : std::string();
+}
+
 void collect(const Json& component, const std::string& origin, std::vector<Normalizer::Step>& steps) {
   if (component.is_null()) return;
   const auto type = require<std::string>(component, "type", origin);
@@ -35,6 +43,11 @@ void collect(const Json& component, const std::string& origin, std::vector<Norma
                             require<std::string>(component, "content", origin)});
   } else if (type == "NFC") {
     steps.push_back(Normalizer::Nfc{});
+  } else if (type == "Lowercase") {
+    steps.push_back(Normalizer::Lowercase{});
+  } else if (type == "Strip") {
+    steps.push_back(Normalizer::Strip{get_or(component, "strip_left", true, origin),
+                                      get_or(component, "strip_right", true, origin)});
   } else {
     fail("{}: '{}' is not supported", origin, type);
   }

@@ -20,11 +20,16 @@ class Normalizer {
     std::string content;
   };
   struct Nfc {};
-  using Step = std::variant<Prepend, Replace, Nfc>;
+  struct Lowercase {};
+  /// Drops whitespace at either end.
+  struct Strip {
+    bool left = true, right = true;
+  };
+  using Step = std::variant<Prepend, Replace, Nfc, Lowercase, Strip>;
 
   Normalizer() = default;
   explicit Normalizer(std::vector<Step> steps) : steps_(std::move(steps)) {}
-  /// Sequence, Prepend, Replace, NFC or null. @throws Error naming any other component
+  /// Sequence, Prepend, Replace, NFC, Lowercase, Strip or null. @throws Error naming any other component
   static Normalizer parse(const Json& component, const std::string& origin);
 
   /// Requires valid UTF-8.

@@ -22,16 +22,26 @@ struct Section {
   bool is_match;
 };
 
-std::vector<Section> sections_of(std::string_view text, const PreTokenizer::Split& split) {
+/// @param matches  from left to right @param invert  what lies between them counts as the matches
+std::vector<Section> sections_of(std::string_view text, const std::vector<Span>& matches, bool invert) {
   std::vector<Section> sections;
   size_t last = 0;
-  for (const Span& span : split.pattern.find(text)) {
-    if (last != span.begin) sections.push_back({{last, span.begin}, split.invert});
-    sections.push_back({span, !split.invert});
+  for (const Span& span : matches) {
+    if (last != span.begin) sections.push_back({{last, span.begin}, invert});
+    sections.push_back({span, !invert});
     last = span.end;
   }
-  if (last != text.size()) sections.push_back({{last, text.size()}, split.invert});
+  if (last != text.size()) sections.push_back({{last, text.size()}, invert});
   return sections;
+}
+
+std::vector<Span> find_chars(std::string_view text, CharClass char_class) {
+  std::vector<Span> spans;
+  for (size_t i = 0; i < text.size();) {
+    const size_t begin = i;
+    if (is_in(char_class, next_char(text, i))) spans.push_back({begin, i});
+  }
+  return spans;
 }
 
 /// Joins a match to the section before it in the given order, unless that one was a match as well.
@@ -84,11 +94,21 @@ std::vector<Span> spans_of(const std::vector<Section>& sections, Behavior behavi
   return spans;
 }
 
-void run(const PreTokenizer::Split& step, const Piece& piece, std::vector<Piece>& out) {
-  for (const Span& span : spans_of(sections_of(piece.text, step), step.behavior))
+void cut(const Piece& piece, const std::vector<Span>& spans, std::vector<Piece>& out) {
+  for (const Span& span : spans)
     if (span.begin != span.end)
       out.push_back(
           {piece.text.substr(span.begin, span.end - span.begin), piece.at_start && span.begin == 0});
+}
+
+void run(const PreTokenizer::Split& step, const Piece& piece, std::vector<Piece>& out) {
+  const auto sections = sections_of(piece.text, step.pattern.find(piece.text), step.invert);
+  cut(piece, spans_of(sections, step.behavior), out);
+}
+
+void run(const PreTokenizer::Digits& step, const Piece& piece, std::vector<Piece>& out) {
+  const auto sections = sections_of(piece.text, find_chars(piece.text, CharClass::numeric), false);
+  cut(piece, spans_of(sections, step.individual ? Behavior::isolated : Behavior::contiguous), out);
 }
 
 void run(const PreTokenizer::ByteLevel& step, Piece piece, std::vector<Piece>& out) {
@@ -170,6 +190,8 @@ void collect(const Json& component, const std::string& origin, std::vector<PreTo
                                                get_or(component, "use_regex", true, origin)});
   } else if (type == "Metaspace") {
     steps.emplace_back(parse_metaspace(component, origin));
+  } else if (type == "Digits") {
+    steps.emplace_back(PreTokenizer::Digits{get_or(component, "individual_digits", false, origin)});
   } else {
     fail("{}: '{}' is not supported", origin, type);
   }

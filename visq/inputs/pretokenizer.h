@@ -37,11 +37,15 @@ class PreTokenizer {
     PrependScheme scheme = PrependScheme::always;
     bool split = true;
   };
-  using Step = std::variant<Split, ByteLevel, Metaspace>;
+  /// Cuts numbers off, or each of their digits.
+  struct Digits {
+    bool individual = false;
+  };
+  using Step = std::variant<Split, ByteLevel, Metaspace, Digits>;
 
   PreTokenizer() = default;
   explicit PreTokenizer(std::vector<Step> steps) : steps_(std::move(steps)) {}
-  /// Sequence, Split, ByteLevel, Metaspace or null. @throws Error naming any other component
+  /// Sequence, Split, ByteLevel, Metaspace, Digits or null. @throws Error naming any other component
   static PreTokenizer parse(const Json& component, const std::string& origin);
 
   /// Requires valid UTF-8. No piece is empty.

@@ -1,4 +1,6 @@
+#include <array>
 #include <optional>
+#include <utility>
 
 #include "visq/core/error.h"
 #include "visq/inputs/split_pattern.h"
@@ -9,6 +11,21 @@ namespace {
 
 constexpr size_t kMaxExpressionBytes = 1 << 16;
 constexpr int kMaxRepeats = 1000;
+/// A short pattern that names many classes would grow by a factor of a thousand.
+constexpr size_t kMaxRewrittenBytes = 4 << 20;
+
+/// What stands between the braces of \p{..}.
+constexpr std::array<std::pair<std::string_view, CharClass>, 10> kProperties{
+    {{"L", CharClass::letter},
+     {"Lu", CharClass::uppercase},
+     {"Ll", CharClass::lowercase},
+     {"Lt", CharClass::titlecase},
+     {"Lm", CharClass::modifier_letter},
+     {"Lo", CharClass::other_letter},
+     {"M", CharClass::mark},
+     {"N", CharClass::number},
+     {"P", CharClass::punctuation},
+     {"S", CharClass::symbol}}};
 
 std::string escaped(char32_t c) { return visq::format("\\x{{{:x}}}", static_cast<uint32_t>(c)); }
 
@@ -52,6 +69,7 @@ class Rewriter {
   }
 
   void element() {
+    if (out_.size() > kMaxRewrittenBytes) reject("too many character classes");
     if (accept("|")) {
       out_ += '|';
       repeatable_ = false;
@@ -130,18 +148,21 @@ class Rewriter {
     bool negated;
   };
 
-  /// Behind a backslash: \s \S \p{..} \P{..}.
+  /// Behind a backslash: \s \S \d \D \p{..} \P{..}.
   std::optional<Property> property() {
     if (accept("s")) return Property{CharClass::space, false};
     if (accept("S")) return Property{CharClass::space, true};
-    for (bool negated : {false, true}) {
-      const std::string letter = negated ? "P" : "p";
-      if (accept(letter + "{L}")) return Property{CharClass::letter, negated};
-      if (accept(letter + "{N}")) return Property{CharClass::number, negated};
-      if (text_.substr(position_).starts_with(letter + "{"))
-        reject(visq::format("'\\{}'", text_.substr(position_, text_.find('}', position_) + 1 - position_)));
+    if (accept("d")) return Property{CharClass::decimal_digit, false};
+    if (accept("D")) return Property{CharClass::decimal_digit, true};
+    const std::string_view rest = text_.substr(position_);
+    if (!rest.starts_with("p{") && !rest.starts_with("P{")) return std::nullopt;
+    const std::string_view whole = rest.substr(0, rest.find('}') + 1);
+    for (const auto& [name, char_class] : kProperties) {
+      if (whole.empty() || whole.substr(2) != std::string(name) + "}") continue;
+      position_ += whole.size();
+      return Property{char_class, whole.front() == 'P'};
     }
-    return std::nullopt;
+    reject(visq::format("'\\{}'", whole.empty() ? rest : whole));
   }
 
   /// Behind a backslash: the control characters by name, and punctuation that stands for itself.
@@ -170,6 +191,7 @@ class Rewriter {
     out_ += accept("^") ? "[^" : "[";
     if (text_.substr(position_).starts_with("]")) reject("']' at the start of a class");
     while (!accept("]")) {
+      if (out_.size() > kMaxRewrittenBytes) reject("too many character classes");
       if (position_ == text_.size()) reject("an unclosed '['");
       if (text_.substr(position_).starts_with("&&")) reject("'&&' in a class");
       class_member();

@@ -10,6 +10,28 @@
 namespace visq {
 namespace {
 
+/// The named tokens of a class whose files name none.
+NamedTokens default_tokens(const TokenizerFiles& files, TokenizerClass chosen) {
+  const std::string end = "<|endoftext|>";
+  switch (chosen) {
+    case TokenizerClass::llama:
+      return {{"unk_token", "<unk>"}, {"bos_token", "<s>"}, {"eos_token", "</s>"}};
+    case TokenizerClass::qwen2:
+      return {{"unk_token", end}, {"eos_token", end}, {"pad_token", end}};
+    case TokenizerClass::gemma:
+      return {{"unk_token", "<unk>"},
+              {"bos_token", "<bos>"},
+              {"eos_token", "<eos>"},
+              {"pad_token", "<pad>"},
+              {"mask_token", "<mask>"}};
+    case TokenizerClass::gpt2:
+      return {{"unk_token", end}, {"bos_token", end}, {"eos_token", end}};
+    case TokenizerClass::generic:
+      break;
+  }
+  return files.named_tokens;
+}
+
 constexpr std::array<const char*, 7> kNamedTokens{"bos_token", "eos_token", "unk_token", "sep_token",
                                                   "pad_token", "cls_token", "mask_token"};
 
@@ -46,8 +68,9 @@ class SpecialTokens {
   /// Tokens the vocabulary already has as `present` need not be added, unless with other flags.
   std::vector<AddedToken> missing(const std::vector<AddedToken>& present) const {
     std::vector<AddedToken> tokens;
+    const std::set<AddedToken> unchanged(present.begin(), present.end());
     for (const auto& [id, token] : decoder_)
-      if (std::find(present.begin(), present.end(), token) == present.end()) tokens.push_back(token);
+      if (!unchanged.contains(token)) tokens.push_back(token);
     std::set<std::string> known;
     for (const AddedToken& token : present) known.insert(token.content);
     for (const AddedToken& token : tokens) known.insert(token.content);
@@ -67,6 +90,11 @@ class SpecialTokens {
       for (const SpecialToken& token : *list)
         tokens.push_back(SpecialToken{token.content, std::nullopt}.as_added());
     return tokens;
+  }
+
+  std::optional<std::string> named(const std::string& key) const {
+    const auto it = named_by_key_.find(key);
+    return it == named_by_key_.end() ? std::nullopt : std::optional(it->second);
   }
 
  private:
@@ -117,6 +145,7 @@ class SpecialTokens {
     read_added_tokens_file();  // before the renaming: tokens under the older spelling do not count as special
                                // there
     rename_additional();
+    if (files_.source != VocabularySource::tokenizer_json) return;
     for (const DeclaredToken& declared : files_.declared_tokens)
       decoder_.insert_or_assign(declared.id, declared.token);
   }
@@ -160,20 +189,30 @@ class SpecialTokens {
   }
 
   void collect_named(TokenizerClass chosen) {
+    const NamedTokens defaults = default_tokens(files_, chosen);
     for (const std::string key : kNamedTokens) {
-      const bool absent = !settings_.contains(key);
-      if (absent && chosen == TokenizerClass::qwen2 &&
-          (key == "eos_token" || key == "unk_token" || key == "pad_token"))
-        named_.push_back({"<|endoftext|>", std::nullopt});
-      if (absent) continue;
-      auto token = parse_special(settings_.at(key), kConfigName);
+      const auto token = settings_.contains(key) ? named_in_settings(key) : default_of(defaults, key);
       if (!token) continue;
-      for (const auto& [id, added] : decoder_)
-        if (added.content == token->content) token->flags = added;
       named_.push_back(*token);
+      named_by_key_.emplace(key, token->content);
     }
     for (const auto& [key, token] : model_specific_) named_.push_back(token);
     extra_ = extra_list();
+    if (settings_.contains("extra_special_tokens")) return;
+    for (const AddedToken& token : files_.extra_tokens) extra_.push_back({token.content, token});
+  }
+
+  std::optional<SpecialToken> named_in_settings(const std::string& key) const {
+    auto token = parse_special(settings_.at(key), kConfigName);
+    if (!token) return token;
+    for (const auto& [id, added] : decoder_)
+      if (added.content == token->content) token->flags = added;
+    return token;
+  }
+
+  static std::optional<SpecialToken> default_of(const NamedTokens& defaults, const std::string& key) {
+    const auto it = defaults.find(key);
+    return it == defaults.end() ? std::nullopt : std::optional(SpecialToken{it->second, std::nullopt});
   }
 
   inline static const std::string kConfigName = "tokenizer_config.json";
@@ -183,16 +222,23 @@ class SpecialTokens {
   std::map<int64_t, AddedToken> decoder_;
   std::vector<std::pair<std::string, SpecialToken>> model_specific_;
   std::vector<SpecialToken> named_, extra_;
+  NamedTokens named_by_key_;  ///< of the standard keys
 };
 
 }  // namespace
 
-std::vector<std::vector<AddedToken>> list_added_tokens(const TokenizerFiles& files, TokenizerClass chosen) {
+AddedTokenPlan plan_added_tokens(const TokenizerFiles& files, TokenizerClass chosen) {
   const SpecialTokens specials(files, chosen);
-  if (chosen == TokenizerClass::qwen2) return {specials.missing({}), specials.plain()};
-  std::vector<AddedToken> in_file;
-  for (const DeclaredToken& declared : files.declared_tokens) in_file.push_back(declared.token);
-  return {in_file, specials.missing(in_file)};
+  AddedTokenPlan plan{{}, specials.named("bos_token"), specials.named("eos_token")};
+  if (chosen == TokenizerClass::generic) {
+    std::vector<AddedToken> in_file;
+    for (const DeclaredToken& declared : files.declared_tokens) in_file.push_back(declared.token);
+    plan.lists = {in_file, specials.missing(in_file)};
+  } else {
+    plan.lists = {specials.missing({})};
+  }
+  if (chosen == TokenizerClass::qwen2) plan.lists.push_back(specials.plain());
+  return plan;
 }
 
 }  // namespace visq

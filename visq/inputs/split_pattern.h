@@ -38,9 +38,9 @@ class SplitPattern {
 };
 
 /// The expression in PCRE2's syntax with every character class spelled out as Unicode 16 ranges
-/// (spec/inputs.md §3.4). Takes literals, escapes \r \n \t \s \S \p{L} \p{N} and their negations, bracket
-/// classes, the groups (?: (?i: (?= (?!, alternation, and the quantifiers ? * + {m,n} with their lazy and
-/// possessive forms.
+/// (spec/inputs.md §3.4). Takes literals, escapes \r \n \t \s \d \p{L} (Lu Ll Lt Lm Lo M N P S) and their
+/// negations, bracket classes, the groups (?: (?i: (?= (?!, alternation, and the quantifiers ? * + {m,n} with
+/// their lazy and possessive forms.
 /// @throws Error naming `origin` and the construct for anything else
 std::string rewrite_regex(std::string_view expression, const std::string& origin);
 

@@ -1,61 +1,19 @@
 #include "visq/inputs/tokenizer.h"
 
+#include <algorithm>
+
 #include "visq/core/error.h"
 #include "visq/core/log.h"
 #include "visq/inputs/added_tokens.h"
-#include "visq/inputs/bpe.h"
-#include "visq/inputs/normalizer.h"
 #include "visq/inputs/post_processor.h"
-#include "visq/inputs/pretokenizer.h"
-#include "visq/inputs/token_decoder.h"
 #include "visq/inputs/tokenizer_files.h"
+#include "visq/inputs/tokenizer_pipeline.h"
 #include "visq/inputs/unicode.h"
 
 namespace visq {
 namespace {
 
-constexpr std::string_view kQwen2Pattern =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-
-/// What happens to text before and behind BPE.
-struct Pipeline {
-  Normalizer normalizer;
-  PreTokenizer pre_tokenizer;
-  TokenDecoder decoder;
-  Bpe::Options bpe;
-};
-
-Json component(const TokenizerFiles& files, const char* name) { return files.file.value(name, Json()); }
-
-Pipeline pipeline_of_file(const TokenizerFiles& files) {
-  const Json& model = files.file.at("model");
-  const std::string origin = files.origin + ": model";
-  if (!model.value("dropout", Json()).is_null() && get_or(model, "dropout", 0.0, origin) != 0)
-    fail("{}: 'dropout' is not supported", origin);
-  for (const char* affix : {"continuing_subword_prefix", "end_of_word_suffix"})
-    if (!get_or<std::string>(model, affix, "", origin).empty())
-      fail("{}: '{}' is not supported", origin, affix);
-  Pipeline pipeline{Normalizer::parse(component(files, "normalizer"), files.origin),
-                    PreTokenizer::parse(component(files, "pre_tokenizer"), files.origin),
-                    TokenDecoder::parse(component(files, "decoder"), files.origin),
-                    {}};
-  if (const auto unk = get_or<std::string>(model, "unk_token", "", origin); !unk.empty())
-    pipeline.bpe.unk_token = unk;
-  pipeline.bpe.fuse_unk = get_or(model, "fuse_unk", false, origin);
-  pipeline.bpe.byte_fallback = get_or(model, "byte_fallback", false, origin);
-  pipeline.bpe.ignore_merges = get_or(model, "ignore_merges", false, origin);
-  return pipeline;
-}
-
-/// The rules that the reference's Qwen2 class fixes, whatever tokenizer.json says.
-Pipeline pipeline_of_qwen2(const TokenizerFiles& files) {
-  const bool prefix_space = get_or(files.config, "add_prefix_space", false, "tokenizer_config.json");
-  return {Normalizer({Normalizer::Nfc{}}),
-          PreTokenizer({PreTokenizer::Split{SplitPattern::regex(kQwen2Pattern, "Qwen2Tokenizer")},
-                        PreTokenizer::ByteLevel{prefix_space, /*use_regex=*/false}}),
-          TokenDecoder({TokenDecoder::ByteLevel{}}),
-          {}};
-}
+constexpr const char* kConfigName = "tokenizer_config.json";
 
 void warn_about_shifted_ids(const TokenizerFiles& files, const AddedTokens& added) {
   for (const DeclaredToken& declared : files.declared_tokens) {
@@ -75,12 +33,31 @@ struct Tokenizer::Impl {
       : normalizer(std::move(pipeline.normalizer)),
         pre_tokenizer(std::move(pipeline.pre_tokenizer)),
         decoder(std::move(pipeline.decoder)),
-        model(std::move(files.vocabulary), files.merges, std::move(pipeline.bpe), files.origin),
-        post_processor(PostProcessor::parse(component(files, "post_processor"), files.origin)) {
-    for (const auto& tokens : list_added_tokens(files, chosen)) added.add(tokens, model);
-    added.build(normalizer, get_or(files.config, "split_special_tokens", false, "tokenizer_config.json"),
-                files.origin);
+        model(std::move(files.vocabulary), files.merges, std::move(pipeline.bpe), files.origin) {
+    const AddedTokenPlan plan = plan_added_tokens(files, chosen);
+    for (const auto& tokens : plan.lists) added.add(tokens, model);
+    added.build(normalizer, get_or(files.config, "split_special_tokens", false, kConfigName), files.origin);
     warn_about_shifted_ids(files, added);
+    post_processor = make_post_processor(files, plan);
+  }
+
+  std::optional<int64_t> id_of(std::string_view token) const {
+    const auto id = added.id_of(token);
+    return id ? id : model.id_of(token);
+  }
+
+  /// tokenizer.json has its own; the flags of tokenizer_config.json count only beside the other sources.
+  PostProcessor make_post_processor(const TokenizerFiles& files, const AddedTokenPlan& plan) const {
+    if (files.source == VocabularySource::tokenizer_json)
+      return PostProcessor::parse(files.file.value("post_processor", Json()), files.origin);
+    PostProcessor out;
+    const auto add = [&](const char* flag, const std::optional<std::string>& token, auto& ids) {
+      if (!get_or(files.config, flag, false, kConfigName) || !token) return;
+      if (const auto id = id_of(*token)) ids.push_back(*id);
+    };
+    add("add_bos_token", plan.bos, out.prefix);
+    add("add_eos_token", plan.eos, out.suffix);
+    return out;
   }
 
   /// A stretch between two added tokens that are sought in raw text.
@@ -109,7 +86,7 @@ struct Tokenizer::Impl {
 Tokenizer Tokenizer::load(const std::filesystem::path& directory) {
   TokenizerFiles files = read_tokenizer_files(directory);
   const TokenizerClass chosen = choose_class(files);
-  Pipeline pipeline = chosen == TokenizerClass::qwen2 ? pipeline_of_qwen2(files) : pipeline_of_file(files);
+  Pipeline pipeline = make_pipeline(files, chosen);
   return Tokenizer(std::make_shared<const Impl>(std::move(files), chosen, std::move(pipeline)));
 }
 
@@ -140,10 +117,7 @@ std::string Tokenizer::decode(std::span<const int64_t> ids, bool skip_special) c
   return impl_->decoder.decode(std::move(tokens));
 }
 
-std::optional<int64_t> Tokenizer::id_of(std::string_view token) const {
-  const auto added = impl_->added.id_of(token);
-  return added ? added : impl_->model.id_of(token);
-}
+std::optional<int64_t> Tokenizer::id_of(std::string_view token) const { return impl_->id_of(token); }
 
 int64_t Tokenizer::size() const { return std::max(impl_->added.largest_id(), impl_->model.largest_id()) + 1; }
 

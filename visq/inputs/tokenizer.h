@@ -1,4 +1,4 @@
-// Text → token ids and back, as the checkpoint's tokenizer.json says (BPE: byte-level and
+// Text → token ids and back, as the checkpoint's tokenizer files say (BPE: byte-level and
 // SentencePiece-style).
 #pragma once
 #include <cstdint>
@@ -15,8 +15,10 @@ namespace visq {
 /// Immutable after load; encode() and decode() are thread-safe.
 class Tokenizer {
  public:
-  /// Reads tokenizer.json (+ tokenizer_config.json, special_tokens_map.json, added_tokens.json, config.json's
-  /// model_type) of a checkpoint directory. Source of the rules: spec/inputs.md §2, §3.
+  /// Reads tokenizer.json, or else tekken.json, tokenizer.model, or vocab.json with merges.txt, of the
+  /// directory that holds them (+ tokenizer_config.json, special_tokens_map.json, added_tokens.json, and
+  /// config.json's model_type, where they exist). VILA keeps all of these under llm/. Source of the rules:
+  /// spec/inputs.md §2, §3.
   /// @throws Error naming the file and the component when something is malformed or of a kind not supported
   static Tokenizer load(const std::filesystem::path& directory);
 

@@ -1,6 +1,7 @@
 #include "visq/inputs/tokenizer_files.h"
 
 #include <set>
+#include <sstream>
 
 #include "visq/core/error.h"
 
@@ -30,25 +31,33 @@ Json read_optional(const fs::path& path, size_t max_bytes = kMaxConfigBytes) {
   return json;
 }
 
-StringMap<int64_t> take_vocabulary(const LargeJson& model, const std::string& origin) {
-  const auto it = model.find("vocab");
-  if (it == model.end() || !it->is_object()) fail("{}: model.vocab is missing or not an object", origin);
+StringMap<int64_t> parse_vocabulary(const LargeJson& ids, const std::string& origin) {
   StringMap<int64_t> vocabulary;
-  vocabulary.reserve(it->size());
-  for (const auto& [token, id] : it->items()) {
+  vocabulary.reserve(ids.size());
+  for (const auto& [token, id] : ids.items()) {
     if (!id.is_number_integer()) fail("{}: the id of token '{}' is not an integer", origin, token);
     vocabulary.emplace(token, id.get<int64_t>());
   }
   return vocabulary;
 }
 
+StringMap<int64_t> take_vocabulary(const LargeJson& model, const std::string& origin) {
+  const auto it = model.find("vocab");
+  if (it == model.end() || !it->is_object()) fail("{}: model.vocab is missing or not an object", origin);
+  return parse_vocabulary(*it, origin);
+}
+
+/// "a b" as a pair.
+std::optional<std::pair<std::string, std::string>> parse_spaced_merge(const std::string& text) {
+  const size_t space = text.find(' ');
+  if (space == std::string::npos || text.find(' ', space + 1) != std::string::npos) return std::nullopt;
+  return std::pair(text.substr(0, space), text.substr(space + 1));
+}
+
 /// A merge is "a b" in older files and ["a", "b"] in newer ones.
 std::pair<std::string, std::string> parse_merge(const LargeJson& merge, const std::string& origin) {
   if (merge.is_string()) {
-    const auto& text = merge.get_ref<const std::string&>();
-    const size_t space = text.find(' ');
-    if (space != std::string::npos && text.find(' ', space + 1) == std::string::npos)
-      return {text.substr(0, space), text.substr(space + 1)};
+    if (auto pair = parse_spaced_merge(merge.get_ref<const std::string&>())) return *pair;
   } else if (merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string()) {
     return {merge[0].get<std::string>(), merge[1].get<std::string>()};
   }
@@ -85,7 +94,9 @@ std::vector<DeclaredToken> parse_declared_tokens(const Json& file, const std::st
 
 void read_main_file(const fs::path& path, TokenizerFiles& files) {
   files.origin = path.string();
-  LargeJson file = parse_large(read_text(path, kMaxTokenizerBytes), files.origin);
+  const std::string text = read_text(path, kMaxTokenizerBytes);
+  files.mentions_byte_level = text.find("\"ByteLevel\"") != std::string::npos;
+  LargeJson file = parse_large(text, files.origin);
   if (!file.is_object() || !file.contains("model") || !file.at("model").is_object())
     fail("{}: 'model' is missing", files.origin);
   LargeJson& model = file.at("model");
@@ -104,7 +115,41 @@ void read_main_file(const fs::path& path, TokenizerFiles& files) {
   files.declared_tokens = parse_declared_tokens(files.file, files.origin);
 }
 
+Bpe::Merges parse_merges_text(const std::string& text, const std::string& origin) {
+  Bpe::Merges merges;
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);) {
+    if (line.ends_with('\r')) line.pop_back();
+    if (line.starts_with("#version") || line.empty()) continue;
+    auto merge = parse_spaced_merge(line);
+    if (!merge) fail("{}: malformed merge '{}'", origin, line.substr(0, 60));
+    merges.push_back(std::move(*merge));
+  }
+  return merges;
+}
+
+void read_vocabulary(const fs::path& directory, TokenizerFiles& files) {
+  const auto has = [&](const char* name) { return fs::exists(directory / name); };
+  if (has("tokenizer.json")) return read_main_file(directory / "tokenizer.json", files);
+  if (has("tekken.json")) return read_tekken(directory / "tekken.json", files);
+  if (has("tokenizer.model")) return read_sentencepiece(directory / "tokenizer.model", files);
+  if (has("vocab.json") && has("merges.txt"))
+    return read_vocab_and_merges(directory / "vocab.json", directory / "merges.txt", files);
+  fail("{}: no such file, nor tekken.json, tokenizer.model, or vocab.json with merges.txt beside it",
+       (directory / "tokenizer.json").string());
+}
+
 }  // namespace
+
+void read_vocab_and_merges(const fs::path& vocab, const fs::path& merges, TokenizerFiles& files) {
+  files.source = VocabularySource::vocab_and_merges;
+  files.origin = vocab.string();
+  const LargeJson ids = parse_large(read_text(vocab, kMaxTokenizerBytes), files.origin);
+  if (!ids.is_object()) fail("{}: not a JSON object", files.origin);
+  files.vocabulary = parse_vocabulary(ids, files.origin);
+  files.merges = parse_merges_text(read_text(merges, kMaxTokenizerBytes), merges.string());
+  files.file = Json{{"model", Json::object()}};
+}
 
 AddedToken parse_added_token(const Json& object, const std::string& origin) {
   AddedToken token;
@@ -119,13 +164,14 @@ AddedToken parse_added_token(const Json& object, const std::string& origin) {
 
 TokenizerFiles read_tokenizer_files(const fs::path& directory) {
   TokenizerFiles files;
-  read_main_file(directory / "tokenizer.json", files);
+  read_vocabulary(directory, files);
   files.config = read_optional(directory / "tokenizer_config.json");
   files.special_tokens_map = read_optional(directory / "special_tokens_map.json");
   files.added_tokens = read_optional(directory / "added_tokens.json");
   const std::string config_name = (directory / "config.json").string();
   const Json config = read_optional(directory / "config.json");
   files.model_type = get_or<std::string>(config, "model_type", "", config_name);
+  files.transformers_version = get_or<std::string>(config, "transformers_version", "", config_name);
   auto declared = get_or<std::string>(files.config, "tokenizer_class", "", "tokenizer_config.json");
   if (declared.empty()) declared = get_or<std::string>(config, "tokenizer_class", "", config_name);
   files.declared_class = without_fast(declared);

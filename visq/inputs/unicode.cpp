@@ -36,8 +36,28 @@ std::span<const CodeRange> ranges_of(CharClass char_class) {
   switch (char_class) {
     case CharClass::letter:
       return kLetters;
+    case CharClass::uppercase:
+      return kUppercase;
+    case CharClass::lowercase:
+      return kLowercase;
+    case CharClass::titlecase:
+      return kTitlecase;
+    case CharClass::modifier_letter:
+      return kModifierLetters;
+    case CharClass::other_letter:
+      return kOtherLetters;
+    case CharClass::mark:
+      return kMarks;
     case CharClass::number:
       return kNumbers;
+    case CharClass::punctuation:
+      return kPunctuation;
+    case CharClass::symbol:
+      return kSymbols;
+    case CharClass::decimal_digit:
+      return kDecimalDigits;
+    case CharClass::numeric:
+      return kNumeric;
     case CharClass::space:
       return kSpaces;
     case CharClass::word:
@@ -82,6 +102,24 @@ char32_t previous_char(std::string_view text, size_t& position) {
   while (position > 0 && is_continuation(text[position]));
   size_t copy = position;
   return next_char(text, copy);
+}
+
+size_t skip_space_back(std::string_view text, size_t position) {
+  while (position > 0) {
+    size_t before = position;
+    if (!is_in(CharClass::space, previous_char(text, before))) break;
+    position = before;
+  }
+  return position;
+}
+
+size_t skip_space(std::string_view text, size_t position) {
+  while (position < text.size()) {
+    size_t behind = position;
+    if (!is_in(CharClass::space, next_char(text, behind))) break;
+    position = behind;
+  }
+  return position;
 }
 
 void append_utf8(std::string& out, char32_t c) {

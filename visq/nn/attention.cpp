@@ -1,7 +1,10 @@
 #include <ATen/ATen.h>
 
+#include <cmath>
+#include <limits>
 #include <map>
 
+#include "visq/core/tiled.h"
 #include "visq/nn/grouping.h"
 #include "visq/nn/ops.h"
 
@@ -77,38 +80,98 @@ at::Tensor repeat_heads(const at::Tensor& x, int64_t heads) {
       .reshape({x.size(0), heads, x.size(2), x.size(3)});
 }
 
+/// bool [n or 1, 1, length, cached]: true where a query sees a key. Undefined: the causal flag says it all.
+at::Tensor attention_mask(const AttentionPattern& pattern, const at::Tensor& blocks, int64_t length,
+                          int64_t cached, at::Device device) {
+  const bool in_window = pattern.window == 0 || cached <= pattern.window;
+  if (!pattern.causal || (!blocks.defined() && in_window && cached == length)) return {};
+  const at::Tensor queries = at::arange(cached - length, cached, at::kLong).to(device).unsqueeze(1);
+  const at::Tensor keys = at::arange(cached, at::kLong).to(device).unsqueeze(0);
+  at::Tensor mask = (keys <= queries).view({1, 1, length, cached});
+  if (blocks.defined() && cached == length) {
+    const at::Tensor mine = blocks.unsqueeze(2), theirs = blocks.unsqueeze(1);
+    mask = mask | ((mine == theirs) & (mine >= 0)).unsqueeze(1);
+  }
+  return in_window ? mask : mask & (keys > queries - pattern.window);
+}
+
+/// As scaled_dot_product_attention, which knows no softcap: scores in the dtype of the activations, softmax
+/// in fp32.
+at::Tensor softcapped_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, double scale,
+                                double softcap, const at::Tensor& mask) {
+  std::vector<at::Tensor> out;
+  for (int64_t i = 0; i < q.size(0); ++i) {
+    std::vector<at::Tensor> heads;
+    for (int64_t h = 0; h < q.size(1); ++h) {
+      at::Tensor scores = tiled_linear(q[i][h], k[i][h]).mul_(scale);  // [length, cached]
+      scores = scores.div_(softcap).tanh_().mul_(softcap);
+      if (mask.defined())
+        scores.masked_fill_(mask[mask.size(0) == 1 ? 0 : i][0].logical_not(),
+                            std::numeric_limits<float>::lowest());
+      const at::Tensor weights = scores.softmax(-1, at::kFloat).to(q.scalar_type());
+      heads.push_back(tiled_matmul(weights, v[i][h].contiguous()));
+    }
+    out.push_back(at::stack(heads));
+  }
+  return at::stack(out);
+}
+
 }  // namespace
 
-at::Tensor dense_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, bool causal) {
+at::Tensor dense_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                           const AttentionPattern& pattern, const at::Tensor& blocks) {
   const int64_t n = q.size(0), heads = q.size(1), length = q.size(2), dim = q.size(3);
   const int64_t cached = k.size(2), kv_heads = k.size(1);
-  if (length == 1) {
+  if (length == 1 && pattern.causal && pattern.window > 0 && cached > pattern.window) {
+    const int64_t first = cached - pattern.window;
+    return dense_attention(q, k.narrow(2, first, pattern.window), v.narrow(2, first, pattern.window),
+                           pattern);
+  }
+  const double scale = pattern.scale > 0 ? pattern.scale : 1 / std::sqrt(static_cast<double>(dim));
+  if (length == 1 && pattern.softcap == 0) {
     // One new token sees everything: the query heads of a kv head become its queries, and nothing is copied.
     const at::Tensor folded = q.reshape({n, kv_heads, heads / kv_heads, dim});
-    return at::scaled_dot_product_attention(folded, k, v).reshape({n, heads * dim});
+    return at::scaled_dot_product_attention(folded, k, v, {}, 0.0, false, scale).reshape({n, heads * dim});
   }
-  std::optional<at::Tensor> mask;
-  if (causal && cached > length)
-    mask = at::ones({length, cached}, q.options().dtype(at::kBool)).tril(cached - length);
+  const at::Tensor mask = attention_mask(pattern, blocks, length, cached, q.device());
   // Expanded heads rather than enable_gqa: on CUDA the latter falls back to materialized scores in fp32.
+  const at::Tensor keys = repeat_heads(k, heads), values = repeat_heads(v, heads);
+  if (pattern.softcap > 0) {
+    const at::Tensor own =
+        mask.defined() || !pattern.causal
+            ? mask
+            : at::ones({length, cached}, q.options().dtype(at::kBool)).tril().view({1, 1, length, cached});
+    return softcapped_attention(q, keys, values, scale, pattern.softcap, own)
+        .transpose(1, 2)
+        .reshape({n * length, heads * dim});
+  }
+  std::optional<at::Tensor> given;
+  if (mask.defined()) given = mask;
   const at::Tensor out =
-      at::scaled_dot_product_attention(q, repeat_heads(k, heads), repeat_heads(v, heads), mask,
-                                       /*dropout_p=*/0.0, causal && cached == length);
+      at::scaled_dot_product_attention(q, keys, values, given, /*dropout_p=*/0.0,
+                                       /*is_causal=*/pattern.causal && !mask.defined(), scale);
   return out.transpose(1, 2).reshape({n * length, heads * dim});
 }
 
+at::Tensor blocks_of(const at::Tensor& rows, const SequenceGroup& group) {
+  if (!rows.defined()) return {};
+  return rows.narrow(0, group.begin, group.rows())
+      .view({static_cast<int64_t>(group.sequences.size()), group.length});
+}
+
 at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                     std::span<const int64_t> offsets, bool causal) {
+                     std::span<const int64_t> offsets, const AttentionPattern& pattern) {
   const int64_t width = q.size(1) * q.size(2);
   const std::vector<SequenceGroup> groups = group_by_length(offsets);
   if (groups.empty()) return at::empty({0, width}, q.options());
   const RowOrder order(groups, offsets, q.device());
   const at::Tensor queries = order.grouped(q), keys = order.grouped(k), values = order.grouped(v);
+  const at::Tensor blocks = pattern.blocks.defined() ? order.grouped(pattern.blocks) : pattern.blocks;
   std::vector<at::Tensor> parts;
   parts.reserve(groups.size());
   for (const SequenceGroup& group : groups)
     parts.push_back(dense_attention(heads_first(queries, group), heads_first(keys, group),
-                                    heads_first(values, group), causal));
+                                    heads_first(values, group), pattern, blocks_of(blocks, group)));
   return order.restored(parts.size() == 1 ? parts.front() : at::cat(parts));
 }
 

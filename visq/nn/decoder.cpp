@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <numbers>
+#include <tuple>
+#include <utility>
 
 #include "visq/core/error.h"
 #include "visq/core/tiled.h"
@@ -18,16 +20,33 @@ const char* role_path(Role role) {
       return "self_attn.k_proj";
     case Role::v:
       return "self_attn.v_proj";
+    case Role::qkv:
+      return "self_attn.qkv_proj";
     case Role::o:
       return "self_attn.o_proj";
     case Role::gate:
       return "mlp.gate_proj";
     case Role::up:
       return "mlp.up_proj";
+    case Role::gate_up:
+      return "mlp.gate_up_proj";
     case Role::down:
       return "mlp.down_proj";
   }
   fail("role {} does not exist", static_cast<int>(role));
+}
+
+std::vector<Role> roles(const DecoderSpec& spec) {
+  std::vector<Role> present;
+  for (const Role role : kRoles) {
+    const bool fused = role == Role::qkv || role == Role::gate_up;
+    const InputGroup group = group_of(role);
+    const bool wanted = group == InputGroup::attn_in  ? fused == spec.fused_qkv
+                        : group == InputGroup::mlp_in ? fused == spec.fused_gate_up
+                                                      : true;
+    if (wanted) present.push_back(role);
+  }
+  return present;
 }
 
 InputGroup group_of(Role role) {
@@ -35,11 +54,13 @@ InputGroup group_of(Role role) {
     case Role::q:
     case Role::k:
     case Role::v:
+    case Role::qkv:
       return InputGroup::attn_in;
     case Role::o:
       return InputGroup::attn_out;
     case Role::gate:
     case Role::up:
+    case Role::gate_up:
       return InputGroup::mlp_in;
     case Role::down:
       return InputGroup::mlp_out;
@@ -47,11 +68,10 @@ InputGroup group_of(Role role) {
   fail("role {} does not exist", static_cast<int>(role));
 }
 
-std::vector<Role> members(InputGroup group) {
-  std::vector<Role> roles;
-  for (const Role role : kRoles)
-    if (group_of(role) == group) roles.push_back(role);
-  return roles;
+std::vector<Role> members(const DecoderSpec& spec, InputGroup group) {
+  std::vector<Role> found = roles(spec);
+  std::erase_if(found, [group](Role role) { return group_of(role) != group; });
+  return found;
 }
 
 const char* group_name(InputGroup group) {
@@ -68,6 +88,30 @@ const char* group_name(InputGroup group) {
   fail("input group {} does not exist", static_cast<int>(group));
 }
 
+const char* norm_path(const DecoderSpec& spec, InputGroup group) {
+  if (group == InputGroup::attn_in) return "input_layernorm";
+  if (group == InputGroup::mlp_in)
+    return spec.sandwich_norms ? "pre_feedforward_layernorm" : "post_attention_layernorm";
+  return nullptr;
+}
+
+RowRange key_rows(const DecoderSpec& spec) {
+  const int64_t keys = spec.kv_heads * spec.head_dim;
+  if (spec.fused_qkv) return {Role::qkv, spec.heads * spec.head_dim, keys};
+  return {Role::k, 0, keys};
+}
+
+RowRange value_rows(const DecoderSpec& spec) {
+  const RowRange keys = key_rows(spec);
+  if (spec.fused_qkv) return {Role::qkv, keys.begin + keys.count, keys.count};
+  return {Role::v, 0, keys.count};
+}
+
+RowRange up_rows(const DecoderSpec& spec) {
+  if (spec.fused_gate_up) return {Role::gate_up, spec.intermediate, spec.intermediate};
+  return {Role::up, 0, spec.intermediate};
+}
+
 const Linear& DecoderLayer::linear(Role role) const {
   switch (role) {
     case Role::q:
@@ -76,12 +120,16 @@ const Linear& DecoderLayer::linear(Role role) const {
       return k;
     case Role::v:
       return v;
+    case Role::qkv:
+      return qkv;
     case Role::o:
       return o;
     case Role::gate:
       return gate;
     case Role::up:
       return up;
+    case Role::gate_up:
+      return gate_up;
     case Role::down:
       return down;
   }
@@ -94,10 +142,16 @@ Linear& DecoderLayer::linear(Role role) {
 
 namespace {
 
-/// Radians per position of each pair of channels, fp32 [head_dim / 2], computed in the reference's order of
+/// Radians per position of each pair of channels, fp32 [rotary_dim / 2], computed in the reference's order of
 /// operations: at a position in the thousands the last bit of a frequency is visible.
-at::Tensor frequencies(const Rope& rope, int64_t head_dim) {
-  const at::Tensor exponents = at::arange(0, head_dim, 2, at::kFloat) / static_cast<double>(head_dim);
+/// @param is_long  longrope: of a sequence of more than original_max_positions tokens
+at::Tensor frequencies(const Rope& rope, int64_t head_dim, bool is_long) {
+  const int64_t rotary = rope.rotary_dim > 0 ? rope.rotary_dim : head_dim;
+  const at::Tensor exponents = at::arange(0, rotary, 2, at::kFloat) / static_cast<double>(rotary);
+  if (rope.kind == Rope::Kind::longrope) {
+    const at::Tensor factors = at::tensor(is_long ? rope.long_factors : rope.short_factors, at::kFloat);
+    return (factors * at::pow(rope.theta, exponents)).reciprocal_();
+  }
   const at::Tensor plain = at::pow(rope.theta, exponents).reciprocal_();
   if (rope.kind == Rope::Kind::standard) return plain;
   if (rope.kind == Rope::Kind::linear) return plain / rope.factor;
@@ -106,8 +160,61 @@ at::Tensor frequencies(const Rope& rope, int64_t head_dim) {
   const at::Tensor wave = plain.reciprocal() * (2 * std::numbers::pi);
   const at::Tensor smooth = (wave.reciprocal() * length - low) / (high - low);
   const at::Tensor blended = (1 - smooth) * plain / rope.factor + smooth * plain;
-  const at::Tensor is_long = wave > length / low, is_short = wave < length / high;
-  return at::where(is_long, plain / rope.factor, at::where(is_short, plain, blended));
+  const at::Tensor is_stretched = wave > length / low, is_kept = wave < length / high;
+  return at::where(is_stretched, plain / rope.factor, at::where(is_kept, plain, blended));
+}
+
+/// Angles of each token, fp32 [axes, tokens, rotary_dim / 2]. longrope chooses its factors for each sequence
+/// by its length, as the reference does for a batch of one.
+at::Tensor angles_of(const Rope& rope, int64_t head_dim, const at::Tensor& positions,
+                     std::span<const int64_t> offsets) {
+  const at::Device device = positions.device();
+  const at::Tensor places = positions.to(at::kFloat).unsqueeze(-1);
+  if (rope.kind != Rope::Kind::longrope) return places * frequencies(rope, head_dim, false).to(device);
+  const std::vector<int64_t> whole = {0, positions.size(1)};
+  if (offsets.empty()) offsets = whole;
+  std::vector<at::Tensor> parts;
+  for (size_t s = 0; s + 1 < offsets.size(); ++s) {
+    const int64_t begin = offsets[s], count = offsets[s + 1] - begin;
+    if (count == 0) continue;
+    const auto last = positions.narrow(1, begin, count).max().item<int64_t>();
+    const bool is_long = static_cast<double>(last + 1) > rope.original_max_positions;
+    parts.push_back(places.narrow(1, begin, count) * frequencies(rope, head_dim, is_long).to(device));
+  }
+  return parts.empty() ? places * frequencies(rope, head_dim, false).to(device) : at::cat(parts, 1);
+}
+
+/// One angle for each frequency: from the axis that it belongs to. [axes, tokens, n] → [tokens, n]
+at::Tensor choose_axes(const Rope& rope, const at::Tensor& angles) {
+  if (rope.mrope_section.empty()) return angles.select(0, 0);
+  const int64_t axes = angles.size(0), count = angles.size(2);
+  std::vector<int64_t> axis_of(static_cast<size_t>(count), 0);
+  if (rope.mrope_interleaved) {
+    for (int64_t axis = 1; axis < static_cast<int64_t>(rope.mrope_section.size()); ++axis)
+      for (int64_t i = axis; i < 3 * rope.mrope_section[static_cast<size_t>(axis)] && i < count; i += 3)
+        axis_of[static_cast<size_t>(i)] = axis;
+  } else {
+    size_t place = 0;
+    for (size_t section = 0; section < rope.mrope_section.size(); ++section)
+      for (int64_t i = 0; i < rope.mrope_section[section]; ++i)
+        axis_of[place++] = static_cast<int64_t>(section % 3);
+  }
+  for (int64_t& axis : axis_of) axis = std::min(axis, axes - 1);
+  const at::Tensor index =
+      at::tensor(axis_of, at::kLong).to(angles.device()).view({1, 1, -1}).expand({1, angles.size(1), count});
+  return angles.gather(0, index).squeeze(0);
+}
+
+std::pair<at::Tensor, at::Tensor> rope_pair(const Rope& rope, int64_t head_dim, const at::Tensor& positions,
+                                            std::span<const int64_t> offsets, at::ScalarType dtype) {
+  const at::Tensor half = choose_axes(rope, angles_of(rope, head_dim, positions, offsets));
+  const at::Tensor angles = at::cat({half, half}, -1);
+  const auto scaled = [&rope](const at::Tensor& x) {
+    return rope.attention_factor == 1 ? x : x * rope.attention_factor;
+  };
+  const auto cos = [&](const at::Tensor& x) { return scaled(at::cos(x)); };
+  const auto sin = [&](const at::Tensor& x) { return scaled(at::sin(x)); };
+  return {tiled_map(angles, cos).to(dtype), tiled_map(angles, sin).to(dtype)};
 }
 
 void check_lengths(const DecoderSpec& spec, std::span<const int64_t> offsets, const KvCache* cache,
@@ -129,59 +236,99 @@ void check_lengths(const DecoderSpec& spec, std::span<const int64_t> offsets, co
 
 }  // namespace
 
-RopeTable rope_table(const DecoderSpec& spec, const at::Tensor& positions, at::ScalarType dtype) {
-  const Rope& rope = spec.rope;
-  const at::Tensor inverse = frequencies(rope, spec.head_dim).to(positions.device());
-  at::Tensor angles = positions.to(at::kFloat).unsqueeze(-1) * inverse;  // [axes, tokens, head_dim / 2]
-  if (rope.mrope_section.empty()) {
-    angles = angles.select(0, 0);
-  } else {
-    std::vector<at::Tensor> sections;
-    int64_t begin = 0;
-    for (size_t i = 0; i < rope.mrope_section.size(); ++i) {
-      const int64_t count = rope.mrope_section[i], axis = static_cast<int64_t>(i % 3);
-      sections.push_back(angles.select(0, std::min(axis, angles.size(0) - 1)).narrow(-1, begin, count));
-      begin += count;
-    }
-    angles = at::cat(sections, -1);
-  }
-  angles = at::cat({angles, angles}, -1);
-  const auto cos = [](const at::Tensor& x) { return at::cos(x); };
-  const auto sin = [](const at::Tensor& x) { return at::sin(x); };
-  return {tiled_map(angles, cos).to(dtype), tiled_map(angles, sin).to(dtype)};
+RopeTable rope_table(const DecoderSpec& spec, const at::Tensor& positions, at::ScalarType dtype,
+                     std::span<const int64_t> offsets) {
+  RopeTable table;
+  std::tie(table.cos, table.sin) = rope_pair(spec.rope, spec.head_dim, positions, offsets, dtype);
+  if (spec.local_rope)
+    std::tie(table.local_cos, table.local_sin) =
+        rope_pair(*spec.local_rope, spec.head_dim, positions, offsets, dtype);
+  return table;
 }
+
+namespace {
+
+/// Queries, keys and values before rope, [tokens, heads or kv_heads, head_dim] each.
+struct Heads {
+  at::Tensor q, k, v;
+};
+
+Heads project_heads(const DecoderSpec& spec, const DecoderLayer& layer, const at::Tensor& x) {
+  const auto split = [&](const at::Tensor& rows, int64_t heads) {
+    return rows.reshape({x.size(0), heads, spec.head_dim});
+  };
+  Heads heads;
+  if (spec.fused_qkv) {
+    const RowRange keys = key_rows(spec), values = value_rows(spec);
+    const at::Tensor rows = apply(layer.qkv, x);
+    heads = {split(rows.narrow(1, 0, keys.begin), spec.heads),
+             split(rows.narrow(1, keys.begin, keys.count), spec.kv_heads),
+             split(rows.narrow(1, values.begin, values.count), spec.kv_heads)};
+  } else {
+    heads = {split(apply(layer.q, x), spec.heads), split(apply(layer.k, x), spec.kv_heads),
+             split(apply(layer.v, x), spec.kv_heads)};
+  }
+  if (spec.qk_norm) {
+    heads.q = rms_norm(heads.q, layer.q_norm, spec.norm_eps, spec.norm_plus_one);
+    heads.k = rms_norm(heads.k, layer.k_norm, spec.norm_eps, spec.norm_plus_one);
+  }
+  return heads;
+}
+
+/// act(gate(x)) · up(x)
+at::Tensor gated(const DecoderSpec& spec, const DecoderLayer& layer, const at::Tensor& x) {
+  if (!spec.fused_gate_up) return activate(spec.activation, apply(layer.gate, x)).mul_(apply(layer.up, x));
+  const at::Tensor both = apply(layer.gate_up, x);
+  return activate(spec.activation, both.narrow(1, 0, spec.intermediate).contiguous())
+      .mul_(both.narrow(1, spec.intermediate, spec.intermediate));
+}
+
+}  // namespace
 
 at::Tensor decoder_layer(const DecoderSpec& spec, const DecoderLayer& layer, const at::Tensor& hidden,
                          const RopeTable& rope, std::span<const int64_t> offsets,
-                         const LayerObserver* observer, KvCache* cache, int64_t layer_index) {
-  check_lengths(spec, offsets, cache, layer_index);
-  const int64_t tokens = hidden.size(0);
+                         const LayerObserver* observer, KvCache* cache, const at::Tensor& blocks) {
+  check_lengths(spec, offsets, cache, layer.index);
   const auto observe = [observer](InputGroup group, const at::Tensor& x) {
     if (observer != nullptr && observer->input) observer->input(group, x);
   };
+  const auto norm = [&spec](const Norm& weights, const at::Tensor& x) {
+    return rms_norm(x, weights, spec.norm_eps, spec.norm_plus_one);
+  };
+  const bool windowed = spec.is_windowed(layer.index), local = windowed && rope.local_cos.defined();
+  const at::Tensor& cos = local ? rope.local_cos : rope.cos;
+  const at::Tensor& sin = local ? rope.local_sin : rope.sin;
 
-  const at::Tensor attn_in = rms_norm(hidden, layer.input_norm, spec.norm_eps);
+  const at::Tensor attn_in = norm(layer.input_norm, hidden);
   observe(InputGroup::attn_in, attn_in);
-  const at::Tensor q =
-      rotate(apply(layer.q, attn_in).view({tokens, spec.heads, spec.head_dim}), rope.cos, rope.sin);
-  at::Tensor k =
-      rotate(apply(layer.k, attn_in).view({tokens, spec.kv_heads, spec.head_dim}), rope.cos, rope.sin);
-  at::Tensor v = apply(layer.v, attn_in).view({tokens, spec.kv_heads, spec.head_dim});
+  auto [q, k, v] = project_heads(spec, layer, attn_in);
+  q = rotate(q, cos, sin);
+  k = rotate(k, cos, sin);
   if (observer != nullptr && observer->kv) observer->kv(k, v);
   if (layer.key_cache) k = layer.key_cache(k);
   if (layer.value_cache) v = layer.value_cache(v);
 
-  const at::Tensor attn_out = cache != nullptr ? cached_attention(q, k, v, offsets, *cache, layer_index)
-                                               : attention(q, k, v, offsets, /*causal=*/true);
+  AttentionPattern pattern;
+  pattern.causal = true;
+  pattern.window = windowed ? spec.window : 0;
+  pattern.scale = spec.score_scale;
+  pattern.softcap = spec.score_softcap;
+  pattern.blocks = blocks;
+  const at::Tensor attn_out = cache != nullptr
+                                  ? cached_attention(q, k, v, offsets, pattern, *cache, layer.index)
+                                  : attention(q, k, v, offsets, pattern);
   observe(InputGroup::attn_out, attn_out);
-  const at::Tensor middle = hidden + apply(layer.o, attn_out);
+  at::Tensor added = apply(layer.o, attn_out);
+  if (spec.sandwich_norms) added = norm(layer.attn_out_norm, added);
+  const at::Tensor middle = hidden + added;
 
-  const at::Tensor mlp_in = rms_norm(middle, layer.post_norm, spec.norm_eps);
+  const at::Tensor mlp_in = norm(layer.mlp_norm, middle);
   observe(InputGroup::mlp_in, mlp_in);
-  const at::Tensor mlp_out =
-      activate(spec.activation, apply(layer.gate, mlp_in)).mul_(apply(layer.up, mlp_in));
+  const at::Tensor mlp_out = gated(spec, layer, mlp_in);
   observe(InputGroup::mlp_out, mlp_out);
-  return middle + apply(layer.down, mlp_out);
+  added = apply(layer.down, mlp_out);
+  if (spec.sandwich_norms) added = norm(layer.mlp_out_norm, added);
+  return middle + added;
 }
 
 }  // namespace visq::nn

@@ -1,8 +1,9 @@
-// The one decoder block (Llama, Mistral, Qwen2, Qwen2.5-VL): switches in DecoderSpec, weights in
-// DecoderLayer. Source: spec/models-llava-vila-qwen.md §1.1.
+// The one decoder block (Llama, Mistral, Qwen2, Qwen3, Phi-3, Gemma 2 and 3): switches in DecoderSpec,
+// weights in DecoderLayer. Source: spec/models-llava-vila-qwen.md §1.1, spec/models-phi-gemma.md §0.1.
 #pragma once
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -13,31 +14,59 @@
 namespace visq::nn {
 
 struct Rope {
-  enum class Kind { standard, linear, llama3 };
+  enum class Kind { standard, linear, llama3, longrope };
   Kind kind = Kind::standard;
   double theta = 10000;
   double factor = 1, low_freq_factor = 1, high_freq_factor = 4;  ///< linear: factor; llama3: all
-  double original_max_positions = 8192;                          ///< llama3
+  double original_max_positions = 8192;                          ///< llama3, longrope
+  /// longrope: divisors of the frequencies, [rotary_dim / 2] each, of sequences up to original_max_positions
+  /// tokens and of longer ones; cos and sin are multiplied by attention_factor.
+  std::vector<double> short_factors, long_factors;
+  double attention_factor = 1;
+  int64_t rotary_dim = 0;  ///< leading channels of a head that turn; 0: all
   /// Frequencies per axis (time, height, width); empty: ordinary 1-d positions.
   std::vector<int64_t> mrope_section;
+  /// The axes of mrope_section alternate from frequency to frequency instead of taking turns in sections
+  /// (Qwen3-VL).
+  bool mrope_interleaved = false;
 };
 
 struct DecoderSpec {
   int64_t layers = 0, hidden = 0, intermediate = 0, heads = 0, kv_heads = 0, head_dim = 0, vocab = 0;
   double norm_eps = 1e-6;
+  bool norm_plus_one = false;   ///< RMS norms multiply by 1 + weight (Gemma)
+  bool sandwich_norms = false;  ///< norms on the outputs of attention and MLP too (Gemma)
+  bool qk_norm = false;         ///< RMS norm of each query and key head before rope
   bool qkv_bias = false, o_bias = false, mlp_bias = false;
-  bool tied_head = false;  ///< what config.json says; a head tensor in the files wins
+  bool fused_qkv = false;      ///< one linear with rows [Q | K | V] (Phi)
+  bool fused_gate_up = false;  ///< one linear with rows [gate | up] (Phi)
+  bool tied_head = false;      ///< what config.json says; a head tensor in the files wins
   Activation activation = Activation::silu;
   Rope rope;
-  /// Longest sequence for which plain causal attention and this rope are what the checkpoint means (a sliding
-  /// window, a rope that changes with the length); longer ones are refused. 0: no limit.
+  double score_scale = 0;          ///< of attention scores; 0: head_dim^−1/2
+  double score_softcap = 0;        ///< scores become c·tanh(score / c); 0: off
+  double logit_softcap = 0;        ///< the same for logits
+  double embed_scale = 1;          ///< of text embeddings, rounded to the compute type
+  int64_t window = 0;              ///< tokens that a query of a windowed layer sees, itself included
+  std::vector<bool> windowed;      ///< per layer; empty: none
+  std::optional<Rope> local_rope;  ///< of windowed layers, where it differs
+  /// Which tokens see one another whatever their order: none, those of one image (Gemma 3), or all of the
+  /// prompt (PaliGemma).
+  enum class Unordered { none, images, prompt } unordered = Unordered::none;
+  int64_t first_position = 0;  ///< of a sequence
+  /// Longest sequence for which this rope is what the checkpoint means; longer ones are refused. 0: no limit.
   int64_t max_tokens = 0;
-  std::string max_tokens_reason;  ///< e.g. "the sliding window of config.json"
+  std::string max_tokens_reason;  ///< e.g. "max_position_embeddings, where dynamic rope starts to change"
+
+  bool is_windowed(int64_t layer) const { return !windowed.empty() && windowed[static_cast<size_t>(layer)]; }
 };
 
-/// The seven linears of a decoder layer, in the order of the computation.
-enum class Role { q, k, v, o, gate, up, down };
-inline constexpr Role kRoles[] = {Role::q, Role::k, Role::v, Role::o, Role::gate, Role::up, Role::down};
+/// The linears of a decoder layer, in the order of the computation. A model has q, k, v or qkv, and gate, up
+/// or gate_up.
+enum class Role { q, k, v, qkv, o, gate, up, gate_up, down };
+inline constexpr Role kRoles[] = {Role::q,    Role::k,  Role::v,       Role::qkv, Role::o,
+                                  Role::gate, Role::up, Role::gate_up, Role::down};
+std::vector<Role> roles(const DecoderSpec& spec);  ///< those that the model has
 /// "self_attn.q_proj", …: the path below a layer in every supported checkpoint.
 const char* role_path(Role role);
 
@@ -46,12 +75,26 @@ enum class InputGroup { attn_in, attn_out, mlp_in, mlp_out };
 inline constexpr InputGroup kInputGroups[] = {InputGroup::attn_in, InputGroup::attn_out, InputGroup::mlp_in,
                                               InputGroup::mlp_out};
 InputGroup group_of(Role role);
-std::vector<Role> members(InputGroup group);  ///< in the order of the computation
-const char* group_name(InputGroup group);     ///< "attn_in", …
+std::vector<Role> members(const DecoderSpec& spec, InputGroup group);  ///< in the order of the computation
+const char* group_name(InputGroup group);                              ///< "attn_in", …
+/// The norm whose output a group reads, as a path below a layer; nullptr for attn_out and mlp_out.
+const char* norm_path(const DecoderSpec& spec, InputGroup group);
+
+/// Rows of a linear: all of it, or a part of a fused one.
+struct RowRange {
+  Role role;
+  int64_t begin, count;
+};
+RowRange key_rows(const DecoderSpec& spec);    ///< that make the keys
+RowRange value_rows(const DecoderSpec& spec);  ///< that make the values, which o reads after attention
+RowRange up_rows(const DecoderSpec& spec);     ///< that down's input is a multiple of
 
 struct DecoderLayer {
-  Linear q, k, v, o, gate, up, down;
-  Norm input_norm, post_norm;
+  int64_t index = 0;  ///< its place in the model
+  Linear q, k, v, qkv, o, gate, up, gate_up, down;
+  Norm input_norm, mlp_norm;
+  Norm attn_out_norm, mlp_out_norm;  ///< with sandwich_norms
+  Norm q_norm, k_norm;               ///< [head_dim], with qk_norm
   /// What a quantized KV cache does to keys (after rope) and values, [tokens, kv_heads, head_dim].
   /// Empty: nothing.
   std::function<at::Tensor(const at::Tensor&)> key_cache, value_cache;
@@ -65,20 +108,24 @@ struct LayerObserver {
   std::function<void(const at::Tensor& keys, const at::Tensor& values)> kv;  ///< as stored in the cache
 };
 
-/// cos and sin for each token, [tokens, head_dim] each, in the dtype of the activations.
+/// cos and sin for each token, [tokens, rotary_dim] each, in the dtype of the activations.
 struct RopeTable {
   at::Tensor cos, sin;
+  at::Tensor local_cos, local_sin;  ///< of windowed layers; undefined: the same
 };
 /// @param positions  int64 [axes, tokens]: one axis, or three with mrope
-RopeTable rope_table(const DecoderSpec& spec, const at::Tensor& positions, at::ScalarType dtype);
+/// @param offsets    sequence borders, which longrope needs; empty: one sequence
+RopeTable rope_table(const DecoderSpec& spec, const at::Tensor& positions, at::ScalarType dtype,
+                     std::span<const int64_t> offsets = {});
 
 /// One layer over sequences laid end to end. With `cache`, new keys and values are appended to the cache of
-/// `layer_index` and each sequence's new tokens attend to all that is cached.
-/// @param hidden  [tokens, hidden]; @param offsets  sequence borders, first 0, last = tokens
+/// this layer and each sequence's new tokens attend to all that is cached.
+/// @param hidden   [tokens, hidden]; @param offsets  sequence borders, first 0, last = tokens
+/// @param blocks   int64 [tokens]: tokens with the same number ≥ 0 see one another; undefined: plain causal
 /// @throws Error when a sequence, with what is cached of it, is longer than spec.max_tokens
 at::Tensor decoder_layer(const DecoderSpec& spec, const DecoderLayer& layer, const at::Tensor& hidden,
                          const RopeTable& rope, std::span<const int64_t> offsets,
                          const LayerObserver* observer = nullptr, KvCache* cache = nullptr,
-                         int64_t layer_index = 0);
+                         const at::Tensor& blocks = {});
 
 }  // namespace visq::nn

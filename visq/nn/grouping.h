@@ -8,6 +8,8 @@
 #include <span>
 #include <vector>
 
+#include "visq/nn/ops.h"
+
 namespace visq::nn {
 
 /// Sequences of one length, laid end to end in the grouped row order.
@@ -36,9 +38,14 @@ void place_groups(std::vector<SequenceGroup>& groups);
 
 /// Scaled dot product attention of one group.
 /// @param q  [n, heads, length, head_dim]; k, v: [n, kv_heads, cached, head_dim], cached ≥ length
-/// @param causal  query i sees keys 0 … cached − length + i
+/// @param pattern  causal: query i sees keys 0 … cached − length + i
+/// @param blocks   the pattern's blocks of these rows, int64 [n, length]; undefined: none. Only where cached
+/// = length
 /// @return [n · length, heads · head_dim]
-at::Tensor dense_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, bool causal);
+at::Tensor dense_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                           const AttentionPattern& pattern, const at::Tensor& blocks = {});
+/// The pattern's blocks of one group. @param rows  int64 [tokens] in grouped order, or undefined
+at::Tensor blocks_of(const at::Tensor& rows, const SequenceGroup& group);
 /// Rows of one group as [n, heads, length, head_dim], a view.
 /// @param rows  [tokens, heads, head_dim] in grouped order
 at::Tensor heads_first(const at::Tensor& rows, const SequenceGroup& group);

@@ -78,7 +78,8 @@ void KvCache::keep(std::span<const int64_t> sequences) {
 }
 
 at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                            std::span<const int64_t> offsets, KvCache& cache, int64_t layer) {
+                            std::span<const int64_t> offsets, const AttentionPattern& pattern, KvCache& cache,
+                            int64_t layer) {
   const auto sequences = static_cast<int64_t>(offsets.size()) - 1;
   if (cache.layers.size() <= static_cast<size_t>(layer)) cache.layers.resize(static_cast<size_t>(layer) + 1);
   std::vector<Group>& groups = cache.layers[static_cast<size_t>(layer)];
@@ -100,6 +101,7 @@ at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& k, const at::
   place_groups(fresh);
   const RowOrder order(fresh, offsets, q.device());
   const at::Tensor queries = order.grouped(q), keys = order.grouped(k), values = order.grouped(v);
+  const at::Tensor blocks = pattern.blocks.defined() ? order.grouped(pattern.blocks) : pattern.blocks;
   std::vector<at::Tensor> parts;
   for (size_t i = 0; i < groups.size(); ++i) {
     Group& group = groups[i];
@@ -110,7 +112,7 @@ at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& k, const at::
     group.values.narrow(2, group.length, added).copy_(heads_first(values, fresh[i]));
     group.length = length;
     parts.push_back(dense_attention(heads_first(queries, fresh[i]), group.keys.narrow(2, 0, length),
-                                    group.values.narrow(2, 0, length), /*causal=*/true));
+                                    group.values.narrow(2, 0, length), pattern, blocks_of(blocks, fresh[i])));
   }
   if (parts.empty()) return at::empty({0, q.size(1) * q.size(2)}, q.options());
   return order.restored(parts.size() == 1 ? parts.front() : at::cat(parts));

@@ -6,6 +6,8 @@
 #include <span>
 #include <vector>
 
+#include "visq/nn/ops.h"
+
 namespace visq::nn {
 
 /// Starts empty; the first pass fills it. Sequences of equal length lie together, so that one call serves all
@@ -25,8 +27,9 @@ struct KvCache {
 };
 
 /// Appends `k`, `v` to the cached tokens of `layer`; each sequence's queries attend to what is cached before
-/// them and to one another causally. Shapes as for attention() (ops.h).
+/// them and to one another as `pattern` says. Shapes as for attention() (ops.h).
 at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                            std::span<const int64_t> offsets, KvCache& cache, int64_t layer);
+                            std::span<const int64_t> offsets, const AttentionPattern& pattern, KvCache& cache,
+                            int64_t layer);
 
 }  // namespace visq::nn

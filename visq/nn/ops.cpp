@@ -11,10 +11,11 @@ at::Tensor apply(const Linear& linear, const at::Tensor& x) {
   return tiled_linear(linear.input ? linear.input(x) : x, linear.weight, linear.bias);
 }
 
-at::Tensor rms_norm(const at::Tensor& x, const Norm& norm, double eps) {
+at::Tensor rms_norm(const at::Tensor& x, const Norm& norm, double eps, bool plus_one) {
   const at::Tensor wide = x.to(at::kFloat);
-  const at::Tensor scale = wide.square().mean(-1, /*keepdim=*/true).add_(eps).rsqrt_();
-  return norm.weight * (wide * scale).to(x.scalar_type());
+  const at::Tensor scaled = wide * wide.square().mean(-1, /*keepdim=*/true).add_(eps).rsqrt_();
+  if (plus_one) return (scaled * (norm.weight.to(at::kFloat) + 1.0)).to(x.scalar_type());
+  return norm.weight * scaled.to(x.scalar_type());
 }
 
 at::Tensor layer_norm(const at::Tensor& x, const Norm& norm, double eps) {
@@ -52,9 +53,11 @@ at::Tensor activate(Activation activation, const at::Tensor& x) {
 }
 
 at::Tensor rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
-  const int64_t half = x.size(-1) / 2;
+  const int64_t rotary = cos.size(-1), half = rotary / 2;
   const at::Tensor turned = at::cat({x.narrow(-1, half, half).neg(), x.narrow(-1, 0, half)}, -1);
-  return (x * cos.unsqueeze(1)).add_(turned.mul_(sin.unsqueeze(1)));
+  const at::Tensor rotated = (x.narrow(-1, 0, rotary) * cos.unsqueeze(1)).add_(turned.mul_(sin.unsqueeze(1)));
+  if (rotary == x.size(-1)) return rotated;
+  return at::cat({rotated, x.narrow(-1, rotary, x.size(-1) - rotary)}, -1);
 }
 
 }  // namespace visq::nn

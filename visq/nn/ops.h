@@ -22,7 +22,8 @@ struct Norm {
   at::Tensor bias;    ///< [channels], or undefined
 };
 /// x · rsqrt(mean(x²) + eps) in fp32, cast to x's dtype, then · weight (spec/models-llava-vila-qwen.md §1.1).
-at::Tensor rms_norm(const at::Tensor& x, const Norm& norm, double eps);
+/// @param plus_one  · (1 + weight) in fp32 instead, cast last (Gemma; spec/models-phi-gemma.md §0.1)
+at::Tensor rms_norm(const at::Tensor& x, const Norm& norm, double eps, bool plus_one = false);
 at::Tensor layer_norm(const at::Tensor& x, const Norm& norm, double eps);
 
 enum class Activation { silu, gelu, gelu_tanh, quick_gelu };
@@ -30,15 +31,34 @@ enum class Activation { silu, gelu, gelu_tanh, quick_gelu };
 Activation parse_activation(const std::string& name, const std::string& origin);
 at::Tensor activate(Activation activation, const at::Tensor& x);
 
+/// Who sees whom, and how scores are formed.
+struct AttentionPattern {
+  bool causal = false;  ///< a query sees the keys up to its own place
+  int64_t window = 0;   ///< and of these, the last `window` only; 0: all
+  double scale = 0;     ///< of the scores; 0: head_dim^−1/2
+  double softcap = 0;   ///< scores become c·tanh(score / c) before the mask; 0: off
+  /// int64 [tokens]: tokens of one sequence with the same number ≥ 0 see one another whatever their order,
+  /// within the window (spec/models-phi-gemma.md §4.3); undefined: none.
+  at::Tensor blocks{};
+};
+
 /// Attention inside each of the sequences laid end to end: rows offsets[i] … offsets[i+1] see each other.
 /// @param q  [tokens, heads, head_dim]; k, v: [tokens, kv_heads, head_dim], where kv head g serves the
 ///           heads/kv_heads query heads from g·heads/kv_heads on
 /// @param offsets  ascending, first 0, last = tokens
 /// @return [tokens, heads · head_dim]
 at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                     std::span<const int64_t> offsets, bool causal);
+                     std::span<const int64_t> offsets, const AttentionPattern& pattern);
+/// With no more to it than being causal or not.
+inline at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                            std::span<const int64_t> offsets, bool causal) {
+  AttentionPattern pattern;
+  pattern.causal = causal;
+  return attention(q, k, v, offsets, pattern);
+}
 
-/// Rotates halves: x·cos + [−x₂, x₁]·sin.  @param x [tokens, heads, head_dim]; cos, sin [tokens, head_dim]
+/// Rotates halves: x·cos + [−x₂, x₁]·sin. Channels beyond those of cos stay as they are.
+/// @param x  [tokens, heads, head_dim]; cos, sin: [tokens, rotary_dim], rotary_dim ≤ head_dim
 at::Tensor rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin);
 
 }  // namespace visq::nn

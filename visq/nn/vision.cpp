@@ -41,7 +41,7 @@ at::Tensor masked_attention(const at::Tensor& q, const at::Tensor& k, const at::
     const int64_t first = pass.images[i], count = pass.images[i + 1] - first;
     const at::Tensor& seen = pass.keys[i];
     parts.push_back(dense_attention(heads_of(q.narrow(0, first, count)), heads_of(k.index_select(0, seen)),
-                                    heads_of(v.index_select(0, seen)), /*causal=*/false));
+                                    heads_of(v.index_select(0, seen)), AttentionPattern{}));
   }
   return at::cat(parts);
 }

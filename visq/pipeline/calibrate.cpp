@@ -88,9 +88,7 @@ LayerStatistics Calibration::run_layer(const nn::DecoderLayer& layer, bool with_
       statistics.key_max = max_magnitude(statistics.key_max, keys);
       statistics.value_max = max_magnitude(statistics.value_max, values);
     };
-    const nn::RopeTable rope = nn::rope_table(model_.spec().decoder, chunk.batch.positions, model_.dtype());
-    chunk.batch.hidden = nn::decoder_layer(model_.spec().decoder, layer, chunk.batch.hidden, rope,
-                                           chunk.batch.offsets, &observer);
+    model_.advance(chunk.batch, layer, &observer);
   }
   return statistics;
 }

@@ -11,8 +11,8 @@ using nn::Role;
 
 constexpr int64_t kRoleCount = static_cast<int64_t>(std::size(nn::kRoles));
 
-QuantizedLinear describe_linear(const Checkpoint& checkpoint, const std::string& module, Role role,
-                                const Scheme& scheme) {
+QuantizedLinear describe_linear(const Checkpoint& checkpoint, const std::string& module, const Scheme& scheme,
+                                bool standalone) {
   const TensorInfo& info = checkpoint.info(module + ".weight");
   const int64_t rows = info.shape.at(0), columns = info.shape.at(1);
   if (!at::isFloatingType(info.dtype) || at::elementSize(info.dtype) < 2)
@@ -28,8 +28,6 @@ QuantizedLinear describe_linear(const Checkpoint& checkpoint, const std::string&
   if (scheme.weight == Codec::int4 && (rows % 2 != 0 || columns % 8 != 0))
     fail("{}: tensor '{}.weight' has shape [{}, {}]: int4 needs an even number of rows",
          checkpoint.file_of(info.name).string(), module, rows, columns);
-  const InputGroup group = nn::group_of(role);
-  const bool standalone = group == InputGroup::attn_out || group == InputGroup::mlp_out;
   return {module, rows, columns, info.dtype, scheme, standalone};
 }
 
@@ -55,15 +53,15 @@ ExportSummary Plan::summary(const Model& model) const {
   return summary;
 }
 
-bool can_fold(const Plan& plan, int64_t layer, InputGroup group) {
+bool can_fold(const Plan& plan, const nn::DecoderSpec& spec, int64_t layer, InputGroup group) {
   switch (group) {
     case InputGroup::attn_in:
     case InputGroup::mlp_in:
       return true;
     case InputGroup::attn_out:
-      return plan.find(layer, Role::v) != nullptr;
+      return plan.find(layer, nn::value_rows(spec).role) != nullptr;
     case InputGroup::mlp_out:
-      return plan.find(layer, Role::up) != nullptr;
+      return plan.find(layer, nn::up_rows(spec).role) != nullptr;
   }
   return false;
 }
@@ -83,7 +81,7 @@ Plan make_plan(const Model& model, const Recipe& recipe, const Preset& preset, c
   for (int64_t layer = 0; layer < spec.decoder.layers; ++layer) {
     for (const InputGroup group : nn::kInputGroups) {
       size_t chosen = 0;
-      const std::vector<Role> roles = nn::members(group);
+      const std::vector<Role> roles = nn::members(spec.decoder, group);
       for (const Role role : roles) {
         const std::string module = model.names().module(spec, layer, role);
         const auto scheme = recipe.scheme_for(module);
@@ -94,7 +92,7 @@ Plan make_plan(const Model& model, const Recipe& recipe, const Preset& preset, c
         ++chosen;
         plan.site_index_[static_cast<size_t>(layer * kRoleCount + static_cast<int64_t>(role))] =
             static_cast<int64_t>(plan.sites.size());
-        plan.sites.push_back({layer, role, describe_linear(checkpoint, module, role, *scheme)});
+        plan.sites.push_back({layer, role, describe_linear(checkpoint, module, *scheme, roles.size() == 1)});
         auto& tensors = replaced[module + ".weight"];
         for (LayoutTensor& tensor : layout.tensors(plan.sites.back().linear))
           tensors.push_back(tensor.planned);
@@ -113,18 +111,16 @@ Plan make_plan(const Model& model, const Recipe& recipe, const Preset& preset, c
       rules += visq::format("{}{} '{}'", rules.empty() ? "" : ", ", rule.scheme ? "quantize" : "skip",
                             rule.pattern);
     fail("the recipe matches no linear of this model ({}); the linears are named like '{}'", rules,
-         model.names().module(spec, 0, Role::q));
+         model.names().module(spec, 0, nn::roles(spec.decoder).front()));
   }
   if (recipe.kv_cache != KvCacheFormat::none)
     for (int64_t layer = 0; layer < spec.decoder.layers; ++layer) {
-      const std::string key_projection = model.names().module(spec, layer, Role::k);
-      const auto kv = layout.kv_tensors(key_projection.substr(0, key_projection.rfind('.')),
-                                        checkpoint.info(key_projection + ".weight").dtype);
-      auto& tensors = replaced[key_projection + ".weight"];
-      if (tensors.empty()) {  // keys are cached in FP8 although the projection itself is left out
-        const TensorInfo& info = checkpoint.info(key_projection + ".weight");
-        tensors.push_back({info.name, info.dtype, info.shape});
-      }
+      const std::string keys = model.names().module(spec, layer, nn::key_rows(spec.decoder).role) + ".weight";
+      const TensorInfo& info = checkpoint.info(keys);
+      const auto kv = layout.kv_tensors(model.names().attention(spec, layer), info.dtype);
+      auto& tensors = replaced[keys];
+      // Keys are cached in FP8 even where the projection itself is left out.
+      if (tensors.empty()) tensors.push_back({info.name, info.dtype, info.shape});
       tensors.push_back(kv.key);
       tensors.push_back(kv.value);
     }

@@ -46,7 +46,7 @@ Plan make_plan(const Model& model, const Recipe& recipe, const Preset& preset, c
 /// Whether the smoothing scale of a group can be folded exactly into what produces its input.
 /// q/k/v and gate/up: the norm before them; o: the rows of v; down: the rows of up, when those are quantized
 /// too.
-bool can_fold(const Plan& plan, int64_t layer, nn::InputGroup group);
+bool can_fold(const Plan& plan, const nn::DecoderSpec& spec, int64_t layer, nn::InputGroup group);
 
 /// The plan as `--dry-run` prints it.
 std::string describe_plan(const Plan& plan, const Model& model);

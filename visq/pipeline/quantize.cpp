@@ -1,6 +1,8 @@
 #include "visq/pipeline/quantize.h"
 
+#include <algorithm>
 #include <chrono>
+#include <iterator>
 #include <set>
 
 #include "visq/core/error.h"
@@ -42,24 +44,27 @@ class ParentFolder {
 };
 
 // Source tensors that go over byte for byte: planned under their own name, neither quantized nor rewritten.
+// Largest first, so that no thread is left alone with the embedding at the end.
 std::vector<std::string> verbatim_tensors(const Output& output, const Checkpoint& checkpoint) {
   std::set<std::string> written = output.rewritten;
   for (const Site& site : output.plan.sites) written.insert(site.linear.module + ".weight");
   std::vector<std::string> names;
   for (const PlannedTensor& tensor : output.plan.tensors)
     if (checkpoint.contains(tensor.name) && !written.contains(tensor.name)) names.push_back(tensor.name);
+  std::ranges::stable_sort(names, std::greater{},
+                           [&](const std::string& name) { return checkpoint.info(name).bytes(); });
   return names;
+}
+
+void copy_tensor(Output& output, const Checkpoint& checkpoint, const std::string& name) {
+  check_interrupt();
+  output.writer->write(name, checkpoint.bytes(name));
 }
 
 void copy_verbatim(Output& output, const Checkpoint& checkpoint) {
   const std::vector<std::string> names = verbatim_tensors(output, checkpoint);
-  parallel_for(static_cast<int64_t>(names.size()), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      check_interrupt();
-      const std::string& name = names[static_cast<size_t>(i)];
-      output.writer->write(name, checkpoint.bytes(name));
-    }
-  });
+  parallel_jobs(static_cast<int64_t>(names.size()),
+                [&](int64_t i) { copy_tensor(output, checkpoint, names[static_cast<size_t>(i)]); });
 }
 
 void write_layer(Output& output, const Model& model, int64_t layer, const SolvedLayer& solved) {
@@ -71,14 +76,57 @@ void write_layer(Output& output, const Model& model, int64_t layer, const Solved
     output.rewritten.insert(name);
   }
   if (solved.kv_scales) {
-    const std::string key_projection = model.names().module(model.spec(), layer, nn::Role::k);
-    const auto kv = output.plan.layout->kv_tensors(key_projection.substr(0, key_projection.rfind('.')),
-                                                   model.checkpoint().info(key_projection + ".weight").dtype);
+    const std::string keys =
+        model.names().module(model.spec(), layer, nn::key_rows(model.spec().decoder).role);
+    const auto kv = output.plan.layout->kv_tensors(model.names().attention(model.spec(), layer),
+                                                   model.checkpoint().info(keys + ".weight").dtype);
     const auto write = [&](const PlannedTensor& tensor, float value) {
       output.writer->write(tensor.name, at::full(tensor.shape, value, at::kFloat).to(tensor.dtype));
     };
     write(kv.key, solved.kv_scales->first);
     write(kv.value, solved.kv_scales->second);
+  }
+}
+
+// Without calibration the layers do not depend on one another: they are packed side by side, and beside the
+// copies.
+void quantize_without_data(Output& output, const Model& model) {
+  const std::vector<std::string> names = verbatim_tensors(output, model.checkpoint());
+  const auto copies = static_cast<int64_t>(names.size());
+  std::vector<std::vector<GroupReport>> reports(static_cast<size_t>(model.spec().decoder.layers));
+  parallel_jobs(copies + model.spec().decoder.layers, [&](int64_t i) {
+    if (i < copies) return copy_tensor(output, model.checkpoint(), names[static_cast<size_t>(i)]);
+    check_interrupt();
+    const int64_t layer = i - copies;
+    SolvedLayer solved = LayerSolver(model, layer, nullptr).solve(output.plan);
+    write_layer(output, model, layer, solved);
+    reports[static_cast<size_t>(layer)] = std::move(solved.reports);
+  });
+  for (auto& layer : reports) std::ranges::move(layer, std::back_inserter(output.result.groups));
+}
+
+// One pass over the decoder layers: statistics of each serve all outputs.
+void quantize_with_data(std::vector<Output>& outputs, const Model& model, Calibration& calibration,
+                        QuantizeResult& result) {
+  const bool with_gram =
+      std::ranges::any_of(outputs, [](const Output& output) { return output.plan.scheme.needs_gram(); });
+  const int64_t layers = model.spec().decoder.layers;
+  Progress progress("quantizing", layers);
+  for (int64_t layer = 0; layer < layers; ++layer) {
+    check_interrupt();
+    const auto layer_start = Clock::now();
+    const LayerStatistics statistics = calibration.run_layer(model.load_layer(layer), with_gram);
+    result.calibration_seconds += seconds_since(layer_start);
+    LayerSolver solver(model, layer, &statistics);
+    for (Output& output : outputs) {
+      const auto format_start = Clock::now();
+      SolvedLayer solved = solver.solve(output.plan);
+      write_layer(output, model, layer, solved);
+      std::ranges::move(solved.reports, std::back_inserter(output.result.groups));
+      output.result.seconds += seconds_since(format_start);
+    }
+    result.peak_anonymous = memory_use().peak_anonymous;
+    progress.advance(layer + 1);
   }
 }
 
@@ -137,44 +185,23 @@ QuantizeResult quantize(const Model& model, const std::vector<Plan>& plans, cons
                                plan.recipe.name, plan.layout->name()));
     outputs.push_back(std::move(output));
   }
-  bool with_gram = false;
-  for (const Plan& plan : plans) with_gram |= plan.scheme.needs_gram();
-
-  std::optional<Calibration> calibration;
   if (options.calibration) {
-    calibration.emplace(model, *options.calibration);
+    Calibration calibration(model, *options.calibration);
     result.calibration_seconds += seconds_since(start);
-  }
-  const int64_t layers = model.spec().decoder.layers;
-  Progress progress("quantizing", layers);
-  for (int64_t layer = 0; layer < layers; ++layer) {
-    check_interrupt();
-    const auto layer_start = Clock::now();
-    std::optional<LayerStatistics> statistics;
-    if (calibration) statistics = calibration->run_layer(model.load_layer(layer), with_gram);
-    result.calibration_seconds += seconds_since(layer_start);
-    LayerSolver solver(model, layer, statistics ? &*statistics : nullptr);
-    for (Output& output : outputs) {
-      const auto format_start = Clock::now();
-      SolvedLayer solved = solver.solve(output.plan);
-      write_layer(output, model, layer, solved);
-      for (GroupReport& report : solved.reports) output.result.groups.push_back(std::move(report));
-      output.result.seconds += seconds_since(format_start);
-    }
-    result.peak_anonymous = memory_use().peak_anonymous;
-    progress.advance(layer + 1);
+    quantize_with_data(outputs, model, calibration, result);
+    result.samples = calibration.samples();
+    result.samples_left_out = calibration.left_out();
+    result.text_tokens = calibration.text_tokens();
+    result.image_tokens = calibration.image_tokens();
   }
   for (Output& output : outputs) {
     const auto format_start = Clock::now();
-    copy_verbatim(output, model.checkpoint());
+    if (options.calibration)
+      copy_verbatim(output, model.checkpoint());
+    else
+      quantize_without_data(output, model);
     write_side_files(output, model);
     output.result.seconds += seconds_since(format_start);
-  }
-  if (calibration) {
-    result.samples = calibration->samples();
-    result.samples_left_out = calibration->left_out();
-    result.text_tokens = calibration->text_tokens();
-    result.image_tokens = calibration->image_tokens();
   }
   result.peak_resident = memory_use().peak_resident;
   result.total_seconds = seconds_since(start);

@@ -60,7 +60,7 @@ const AwqDecision& LayerSolver::awq(const Scheme& scheme, InputGroup group) {
   const auto key = std::pair{scheme.block, group};
   if (const auto found = awq_.find(key); found != awq_.end()) return found->second;
   std::vector<at::Tensor> weights;
-  for (const Role role : nn::members(group)) weights.push_back(weight(role));
+  for (const Role role : nn::members(model_.spec().decoder, group)) weights.push_back(weight(role));
   const Statistics& statistics = statistics_->of(group);
   std::optional<SharedHeads> shared;
   if (group == InputGroup::attn_out) shared = heads_;
@@ -85,7 +85,7 @@ at::Tensor LayerSolver::smoothing_scale(const Plan& plan, InputGroup group, Grou
     report.note = "not smoothed: no calibration data";
     return {};
   }
-  if (!can_fold(plan, layer_, group)) {
+  if (!can_fold(plan, model_.spec().decoder, layer_, group)) {
     report.note = "not smoothed: what produces its input is not quantized";
     return {};
   }
@@ -97,7 +97,7 @@ at::Tensor LayerSolver::smoothing_scale(const Plan& plan, InputGroup group, Grou
     return decision.scale;
   }
   at::Tensor weight_max;
-  for (const Role role : nn::members(group)) {
+  for (const Role role : nn::members(model_.spec().decoder, group)) {
     const at::Tensor columns = weight(role).abs().amax(0);
     weight_max = weight_max.defined() ? at::maximum(weight_max, columns) : columns;
   }
@@ -113,32 +113,40 @@ at::Tensor LayerSolver::smoothing_scale(const Plan& plan, InputGroup group, Grou
 // The norm is stored in the model's dtype, so it cannot take 1/s exactly. What it took is what the weights
 // have to undo: returns that scale.
 at::Tensor LayerSolver::fold_into_norm(InputGroup group, const at::Tensor& scale, SmoothedLayer& smoothed) {
-  const std::string norm = group == InputGroup::attn_in ? "input_layernorm" : "post_attention_layernorm";
-  const std::string name = model_.names().source(
-      visq::format("{}layers.{}.{}.weight", model_.spec().decoder_prefix, layer_, norm));
+  const nn::DecoderSpec& decoder = model_.spec().decoder;
+  const std::string name = model_.names().source(visq::format(
+      "{}layers.{}.{}.weight", model_.spec().decoder_prefix, layer_, nn::norm_path(decoder, group)));
   const at::Tensor stored = model_.checkpoint().tensor(name);
-  const at::Tensor before = stored.to(model_.device(), at::kFloat);
-  const at::Tensor after = (before / scale).to(stored.scalar_type());
-  smoothed.rewritten.emplace_back(name, after.to(at::kCPU));
+  const double offset = decoder.norm_plus_one ? 1 : 0;  // such norms multiply by 1 + what is stored
+  const at::Tensor before = stored.to(model_.device(), at::kFloat) + offset;
+  const at::Tensor folded = (before / scale - offset).to(stored.scalar_type());
+  smoothed.rewritten.emplace_back(name, folded.to(at::kCPU));
+  const at::Tensor after = folded.to(at::kFloat) + offset;
   // A channel whose norm weight is zero carries nothing, whatever its scale.
-  return at::where(before == 0, at::ones_like(before), before / after.to(at::kFloat));
+  return at::where((before == 0) | (after == 0), at::ones_like(before), before / after);
 }
 
-void LayerSolver::fold_into_rows(const Plan& plan, Role role, const at::Tensor& divisor,
+void LayerSolver::fold_into_rows(const Plan& plan, const nn::RowRange& range, const at::Tensor& divisor,
                                  SmoothedLayer& smoothed) {
-  at::Tensor& rows = smoothed.weights.at(role);
-  rows = rows / divisor.unsqueeze(1);
-  const std::string bias = plan.find(layer_, role)->linear.module + ".bias";
+  const auto divided = [&](const at::Tensor& whole) {
+    at::Tensor result = whole.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
+    const at::Tensor rows = result.narrow(0, range.begin, range.count);
+    rows.div_(rows.dim() == 2 ? divisor.unsqueeze(1) : divisor);
+    return result;
+  };
+  at::Tensor& weight = smoothed.weights.at(range.role);
+  weight = divided(weight);
+  const std::string bias = plan.find(layer_, range.role)->linear.module + ".bias";
   if (!model_.checkpoint().contains(bias)) return;
   const at::Tensor stored = model_.checkpoint().tensor(bias);
-  const at::Tensor folded = stored.to(model_.device(), at::kFloat) / divisor;
-  smoothed.rewritten.emplace_back(bias, folded.to(stored.scalar_type()).to(at::kCPU));
+  smoothed.rewritten.emplace_back(bias,
+                                  divided(stored.to(model_.device())).to(stored.scalar_type()).to(at::kCPU));
 }
 
 SmoothedLayer LayerSolver::smooth(const Plan& plan) {
   SmoothedLayer smoothed;
   for (const InputGroup group : nn::kInputGroups) {
-    const std::vector<Role> roles = nn::members(group);
+    const std::vector<Role> roles = nn::members(model_.spec().decoder, group);
     if (plan.find(layer_, roles.front()) == nullptr)
       continue;  // groups are quantized whole or not at all (make_plan)
     GroupReport report;
@@ -158,9 +166,9 @@ SmoothedLayer LayerSolver::smooth(const Plan& plan) {
     smoothed.reports.push_back(std::move(report));
   }
   if (const at::Tensor& scale = smoothed.scales[static_cast<size_t>(InputGroup::attn_out)]; scale.defined())
-    fold_into_rows(plan, Role::v, heads_.one_each(scale), smoothed);
+    fold_into_rows(plan, nn::value_rows(model_.spec().decoder), heads_.one_each(scale), smoothed);
   if (const at::Tensor& scale = smoothed.scales[static_cast<size_t>(InputGroup::mlp_out)]; scale.defined())
-    fold_into_rows(plan, Role::up, scale, smoothed);
+    fold_into_rows(plan, nn::up_rows(model_.spec().decoder), scale, smoothed);
   return smoothed;
 }
 
@@ -168,7 +176,7 @@ void LayerSolver::pack_group(const Plan& plan, InputGroup group, const SmoothedL
                              SolvedLayer& solved) {
   const Scheme& scheme = plan.scheme;
   std::vector<const Site*> sites;
-  for (const Role role : nn::members(group)) {
+  for (const Role role : nn::members(model_.spec().decoder, group)) {
     sites.push_back(plan.find(layer_, role));
     if (sites.back() == nullptr) return;
   }

@@ -60,7 +60,8 @@ class LayerSolver {
   at::Tensor smoothing_scale(const Plan& plan, nn::InputGroup group, GroupReport& report);
   const AwqDecision& awq(const Scheme& scheme, nn::InputGroup group);
   at::Tensor fold_into_norm(nn::InputGroup group, const at::Tensor& scale, SmoothedLayer& smoothed);
-  void fold_into_rows(const Plan& plan, nn::Role role, const at::Tensor& divisor, SmoothedLayer& smoothed);
+  void fold_into_rows(const Plan& plan, const nn::RowRange& range, const at::Tensor& divisor,
+                      SmoothedLayer& smoothed);
   void pack_group(const Plan& plan, nn::InputGroup group, const SmoothedLayer& smoothed, SolvedLayer& solved);
 
   const Model& model_;

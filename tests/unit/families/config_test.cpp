@@ -16,18 +16,61 @@ TEST(ReadDecoder, TellsAnAbsentKeyFromNull) {
   EXPECT_EQ(decoder("mistral", null).kv_heads, 32);
   EXPECT_EQ(decoder("qwen2", absent).kv_heads, 32);
   EXPECT_EQ(decoder("qwen2", {{"num_attention_heads", 16}, {"num_key_value_heads", nullptr}}).kv_heads, 16);
-  EXPECT_EQ(decoder("mistral", absent).max_tokens, 4096);  // the class's sliding window
-  EXPECT_EQ(decoder("mistral", null).max_tokens, 0);
+  EXPECT_EQ(decoder("mistral", absent).window, 4096);
+  EXPECT_EQ(decoder("mistral", null).window, 0);
 }
 
-TEST(ReadDecoder, ASlidingWindowLimitsTheLengthOnlyWhereItBites) {
-  EXPECT_EQ(decoder("mistral", {{"sliding_window", 4096}, {"max_position_embeddings", 4096}}).max_tokens, 0);
-  EXPECT_EQ(decoder("mistral", {{"sliding_window", 1024}, {"max_position_embeddings", 4096}}).max_tokens,
-            1024);
-  EXPECT_EQ(decoder("qwen2", {{"sliding_window", 1024}}).max_tokens, 0);  // not enabled
-  EXPECT_EQ(decoder("qwen2", {{"sliding_window", 1024}, {"use_sliding_window", true}}).max_tokens, 1024);
-  const Json beyond = {{"sliding_window", 1024}, {"use_sliding_window", true}, {"max_window_layers", 32}};
-  EXPECT_EQ(decoder("qwen2", beyond).max_tokens, 0);  // no layer that far
+TEST(ReadDecoder, KnowsWhichLayersAttendInAWindow) {
+  const Json three = {{"num_hidden_layers", 3}, {"sliding_window", 1024}};
+  const auto with = [&three](const Json& more) {
+    Json config = three;
+    config.update(more);
+    return config;
+  };
+  using Layers = std::vector<bool>;
+  EXPECT_EQ(decoder("mistral", three).windowed, (Layers{true, true, true}));
+  EXPECT_EQ(decoder("qwen2", three).windowed, Layers{});  // not switched on
+  EXPECT_EQ(decoder("qwen2", with({{"use_sliding_window", true}, {"max_window_layers", 2}})).windowed,
+            (Layers{false, false, true}));
+  EXPECT_EQ(decoder("gemma2", three).windowed, (Layers{true, false, true}));
+  EXPECT_EQ(decoder("gemma3_text", with({{"sliding_window_pattern", 3}})).windowed,
+            (Layers{true, true, false}));
+  EXPECT_EQ(decoder("gemma3_text",
+                    with({{"layer_types", {"full_attention", "sliding_attention", "full_attention"}}}))
+                .windowed,
+            (Layers{false, true, false}));
+  EXPECT_EQ(decoder("phi3", {{"sliding_window", nullptr}}).window, 0);
+  EXPECT_THROW(decoder("gemma3_text", with({{"layer_types", {"full_attention"}}})), Error);
+}
+
+TEST(ReadDecoder, FillsInWhatSparseGemmaFilesLeaveOut) {
+  const nn::DecoderSpec spec =
+      decoder("gemma3_text", {{"hidden_size", 2560},
+                              {"num_hidden_layers", 34},
+                              {"rope_scaling", {{"rope_type", "linear"}, {"factor", 8.0}}}});
+  EXPECT_EQ(spec.heads, 8);
+  EXPECT_EQ(spec.head_dim, 256);
+  EXPECT_EQ(spec.score_scale, 1.0 / 16);
+  EXPECT_NEAR(spec.embed_scale, 50.596, 1e-3);
+  EXPECT_EQ(spec.rope.kind, nn::Rope::Kind::linear);
+  EXPECT_EQ(spec.rope.theta, 1e6);
+  EXPECT_EQ(spec.local_rope->kind, nn::Rope::Kind::standard);
+  EXPECT_EQ(spec.local_rope->theta, 1e4);
+}
+
+TEST(ReadDecoder, LongropeStretchesByTheLogarithmOfTheLengths) {
+  const std::vector<double> factors(48, 1.5);
+  const Json config = {
+      {"max_position_embeddings", 131072},
+      {"original_max_position_embeddings", 4096},
+      {"rope_scaling", {{"type", "su"}, {"short_factor", factors}, {"long_factor", factors}}}};
+  const nn::Rope rope = decoder("phi3", config).rope;
+  EXPECT_EQ(rope.kind, nn::Rope::Kind::longrope);
+  EXPECT_NEAR(rope.attention_factor, 1.1902381, 1e-7);
+  EXPECT_EQ(rope.original_max_positions, 4096);
+  Json wrong = config;
+  wrong["rope_scaling"]["long_factor"] = {1.0};
+  EXPECT_THROW(decoder("phi3", wrong), Error);
 }
 
 TEST(ReadDecoder, ReadsBothSpellingsOfRope) {

@@ -124,7 +124,7 @@ TEST(Model, RefusesImageTokensWithoutFeatures) {
                                    none = {llava_sample({30, 1}, 0)};
   EXPECT_THROW(model.embed(few), Error);
   EXPECT_THROW(model.embed(none), Error);
-  EXPECT_THROW(model.embed_ids(at::tensor({32}, at::kLong)), Error);  // the embedding has 32 rows
+  EXPECT_THROW(model.embed_next({32}, {0}), Error);  // the embedding has 32 rows
 }
 
 TEST(Model, TakesTheHeadFromTheEmbeddingWhenItIsTied) {
@@ -203,10 +203,10 @@ TEST_F(Encoding, ALiteralPlaceholderIsRefusedByNameOfTheSample) {
   }
 }
 
-TEST_F(Encoding, ASampleBeyondTheSlidingWindowIsRefusedByName) {
+TEST_F(Encoding, ASampleBeyondTheLimitIsRefusedByName) {
   Json config = test::llava_config();
-  config["text_config"]["model_type"] = "mistral";
-  config["text_config"]["sliding_window"] = 40;
+  config["text_config"]["rope_scaling"] = {{"type", "dynamic"}, {"factor", 2.0}};
+  config["text_config"]["max_position_embeddings"] = 40;
   write(config, {{"<image>", 30}});
   EXPECT_NO_THROW(model_->encode(sample("Hi"), false));
   try {
@@ -214,7 +214,7 @@ TEST_F(Encoding, ASampleBeyondTheSlidingWindowIsRefusedByName) {
     FAIL();
   } catch (const Error& error) {
     EXPECT_NE(std::string(error.what()).find("data.jsonl:3: "), std::string::npos);
-    EXPECT_NE(std::string(error.what()).find("the sliding window"), std::string::npos);
+    EXPECT_NE(std::string(error.what()).find("max_position_embeddings"), std::string::npos);
   }
 }
 

@@ -24,6 +24,17 @@ TEST(Normalizer, AnExpressionIsReplacedEverywhere) {
 
 TEST(Normalizer, NfcComposes) { EXPECT_EQ(parse(R"({"type": "NFC"})").apply("e\u0301"), "\u00E9"); }
 
+TEST(Normalizer, LowercaseLowersCharacterByCharacter) {
+  EXPECT_EQ(parse(R"({"type": "Lowercase"})").apply("A\u03A3\u0130z"), "a\u03C3i\u0307z");
+}
+
+TEST(Normalizer, StripDropsWhitespaceAtTheEndsItNames) {
+  EXPECT_EQ(parse(R"({"type": "Strip"})").apply("\t\u3000a b\n"), "a b");
+  EXPECT_EQ(parse(R"({"type": "Strip", "strip_left": false, "strip_right": true})").apply(" a "), " a");
+  EXPECT_EQ(parse(R"({"type": "Strip", "strip_left": true, "strip_right": false})").apply(" a "), "a ");
+  EXPECT_EQ(parse(R"({"type": "Strip"})").apply(" \n "), "");
+}
+
 TEST(Normalizer, NullChangesNothing) { EXPECT_EQ(parse("null").apply("e\u0301 "), "e\u0301 "); }
 
 TEST(Normalizer, OtherComponentsAreNamed) {

@@ -71,6 +71,34 @@ TEST(PreTokenizer, OnlyTheFirstPieceOfASequenceIsAtTheStart) {
   EXPECT_EQ(pieces[1].text, "b");
 }
 
+TEST(PreTokenizer, DigitsStandAloneOrInRuns) {
+  EXPECT_EQ(split(R"({"type": "Digits", "individual_digits": true})", "a12 \u00BD3b"),
+            (Strings{"a", "1", "2", " ", "\u00BD", "3", "b"}));
+  EXPECT_EQ(split(R"({"type": "Digits", "individual_digits": false})", "a12 \u00BD3b"),
+            (Strings{"a", "12", " ", "\u00BD3", "b"}));
+  // U+11DE0 is a digit since Unicode 17, which the expressions' \p{N} does not know.
+  EXPECT_EQ(split(R"({"type": "Digits"})", "a\U00011DE0b"), (Strings{"a", "\U00011DE0", "b"}));
+}
+
+/// SmolLM2: GPT-2's expression on what the digits leave.
+TEST(PreTokenizer, DigitsAndByteLevelWorkInSequence) {
+  const std::string smollm = R"({"type": "Sequence", "pretokenizers": [
+      {"type": "Digits", "individual_digits": true},
+      {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true}]})";
+  EXPECT_EQ(split(smollm, "it's 12 x3"), (Strings{"it", "'s", "Ġ", "1", "2", "Ġx", "3"}));
+}
+
+/// Phi-4: the pattern describes the pieces.
+TEST(PreTokenizer, RemovingWhatIsNotMatchedEqualsIsolatingTheMatches) {
+  const auto json = [](const std::string& how) {
+    return R"({"type": "Split", "pattern": {"Regex": "\\p{L}+|\\s+|[^\\s\\p{L}]+"}, "behavior": )" + how +
+           "}";
+  };
+  const Strings expected{"a", " ", "1", "b", "!"};
+  EXPECT_EQ(split(json(R"("Removed", "invert": true)"), "a 1b!"), expected);
+  EXPECT_EQ(split(json(R"("Isolated", "invert": false)"), "a 1b!"), expected);
+}
+
 TEST(PreTokenizer, AnEmptyStretchGivesNoPiece) {
   EXPECT_EQ(split(R"({"type": "Metaspace", "replacement": "▁"})", ""), Strings{});
   EXPECT_EQ(split("null", "a b"), (Strings{"a b"}));

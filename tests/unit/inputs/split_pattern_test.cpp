@@ -12,6 +12,12 @@ const std::string kQwen2 =
 const std::string kLlama3 =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
+/// Mistral's tekken, and o200k of Phi-4 and others, which adds contractions and takes up to three digits.
+const std::string kTekken =
+    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+const std::string kO200k =
+    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+
 std::vector<std::string> matches(const std::string& pattern, const std::string& text) {
   std::vector<std::string> out;
   for (const Span& span : SplitPattern::regex(pattern, "tokenizer.json").find(text))
@@ -38,6 +44,23 @@ TEST(SplitPattern, CaselessContractionsMatchTheLongS) {
 
 TEST(SplitPattern, TheLlama3PatternTakesUpToThreeDigits) {
   EXPECT_EQ(matches(kLlama3, "12345"), (Strings{"123", "45"}));
+}
+
+TEST(SplitPattern, TheTekkenPatternSplitsWhereCapitalsBegin) {
+  EXPECT_EQ(matches(kTekken, "getHTTPCode it's 42 x//\n"),
+            (Strings{"get", "HTTPCode", " it", "'s", " ", "4", "2", " x", "//\n"}));
+  EXPECT_EQ(matches(kTekken, "e\u0301A"), (Strings{"e\u0301", "A"}));
+}
+
+TEST(SplitPattern, TheO200kPatternKeepsContractionsAtTheirWord) {
+  EXPECT_EQ(matches(kO200k, "don't IT'S 12345"), (Strings{"don't", " IT'S", " ", "123", "45"}));
+}
+
+TEST(SplitPattern, PropertiesAreCategoriesOfUnicode) {
+  EXPECT_EQ(matches(R"(\p{Lu}|\p{Lt}|\p{Lm})", "aB\u01C5\u02B0\u4E2D"), (Strings{"B", "\u01C5", "\u02B0"}));
+  EXPECT_EQ(matches(R"([\p{P}\p{S}]+)", "a+b!?c"), (Strings{"+", "!?"}));
+  EXPECT_EQ(matches(R"(\d+)", "12\u0664 \u00BD"), (Strings{"12\u0664"}));  // ½ is a number, but no digit
+  EXPECT_EQ(matches(R"([\D]+)", "1a2"), (Strings{"a"}));
 }
 
 TEST(SplitPattern, LettersOfUnicode16Count) {
@@ -73,6 +96,7 @@ TEST(SplitPattern, UnsupportedConstructsAreNamed) {
   EXPECT_TRUE(mentions(rejection("(a)"), {"tokenizer.json", "the group '(a)'"}));
   EXPECT_TRUE(mentions(rejection("(?<=a)b"), {"tokenizer.json", "the group '(?<='"}));
   EXPECT_TRUE(mentions(rejection(R"(\p{Han})"), {"tokenizer.json", R"('\p{Han}')"}));
+  EXPECT_TRUE(mentions(rejection(R"(\p{L)"), {"tokenizer.json", R"('\p{L')"}));
   EXPECT_TRUE(mentions(rejection(R"(\w+)"), {"tokenizer.json", R"('\w')"}));
   EXPECT_TRUE(mentions(rejection(R"((?:a)\1)"), {"tokenizer.json", R"('\1')"}));
   EXPECT_TRUE(mentions(rejection("^a"), {"tokenizer.json", "'^'"}));
@@ -93,6 +117,10 @@ TEST(SplitPattern, MalformedPatternsAreNamed) {
   EXPECT_TRUE(mentions(rejection("a{1,2}+"), {"tokenizer.json", "behind {m,n}"}));
   EXPECT_TRUE(mentions(rejection("[z-a]"), {"tokenizer.json", "range"}));
   EXPECT_TRUE(mentions(rejection("a\\"), {"tokenizer.json", "backslash"}));
+  std::string many;
+  for (int i = 0; i < 10'000; ++i) many += R"(\p{L})";
+  EXPECT_TRUE(mentions(rejection(many), {"tokenizer.json", "too many character classes"}));
+  EXPECT_TRUE(mentions(rejection("[" + many + "]"), {"tokenizer.json", "too many character classes"}));
   EXPECT_TRUE(mentions(rejection(std::string(70'000, 'a')), {"tokenizer.json", "70000 bytes"}));
 }
 

@@ -1,5 +1,6 @@
 #include "visq/inputs/tokenizer.h"
 
+#include "sentencepiece_files.h"
 #include "support.h"
 
 namespace visq {
@@ -94,6 +95,103 @@ TEST(Tokenizer, Qwen2FixesItsPipelineWhateverTheFileSays) {
   EXPECT_EQ(generic.encode("11"), (Ids{1, 2}));
 }
 
+TEST(Tokenizer, TheLlamaClassPrependsAtTheStartOnly) {
+  const auto load = [](const std::string& more) {
+    return Checkpoint(kLlama, "llama", R"({"tokenizer_class": "LlamaTokenizer")" + more + "}").load();
+  };
+  const auto tokenizer = load("");
+  EXPECT_EQ(tokenizer.encode("ab"), (Ids{1, 7}));
+  EXPECT_EQ(tokenizer.encode(" ab<image>ab", false), (Ids{7, 8, 6}));
+  EXPECT_EQ(tokenizer.encode("a?", false), (Ids{3, 4}));  // unknown characters vanish
+  EXPECT_EQ(tokenizer.decode(Ids{7}), "ab");
+  EXPECT_EQ(load(R"(, "legacy": true)").encode("ab<image>ab", false), (Ids{7, 8, 7}));
+  const auto without_prefix = load(R"(, "add_prefix_space": false)");
+  EXPECT_EQ(without_prefix.encode("ab", false), (Ids{6}));
+  EXPECT_EQ(without_prefix.decode(Ids{7}), " ab");
+}
+
+TEST(Tokenizer, TheGemmaClassPrependsNothingAndNamesItsTokens) {
+  const auto tokenizer = Checkpoint(kLlama, "gemma3", R"({"tokenizer_class": "GemmaTokenizerFast"})").load();
+  EXPECT_EQ(tokenizer.encode("ab ab<image>ab", false), (Ids{6, 7, 8, 6}));
+  EXPECT_EQ(tokenizer.encode("a!?", false), (Ids{4, 2, 0}));
+  EXPECT_EQ(tokenizer.id_of("<bos>"), 9);
+  EXPECT_EQ(tokenizer.id_of("<mask>"), 12);
+  EXPECT_EQ(Checkpoint(kLlama, "gemma3").load().encode("ab", false), (Ids{6}));  // registered
+}
+
+TEST(Tokenizer, TheGpt2ClassKeepsNumbersTogether) {
+  const auto tokenizer = Checkpoint(kQwen2, "phi4mm", R"({"tokenizer_class": "GPT2TokenizerFast"})").load();
+  EXPECT_EQ(tokenizer.encode("11 11"), (Ids{2, 1, 2}));
+}
+
+TEST(Tokenizer, AByteLevelFileOverrulesADeclaredLlamaClass) {
+  const auto tokenizer = Checkpoint(kQwen2, "llama", R"({"tokenizer_class": "LlamaTokenizer"})").load();
+  EXPECT_EQ(tokenizer.encode("11"), (Ids{1, 2}));
+}
+
+TEST(Tokenizer, TheModelTypeQwen2OverrulesADeclaredClass) {
+  const auto tokenizer = Checkpoint(kQwen2, "qwen2", R"({"tokenizer_class": "TokenizersBackend"})").load();
+  EXPECT_EQ(tokenizer.encode("11"), (Ids{0, 0}));
+}
+
+TEST(Tokenizer, ATekkenFileIsReadWhereThereIsNoTokenizerFile) {
+  const TempDir dir;
+  dir.write("tekken.json", R"({"config": {"pattern": "\\S+|\\s+"},
+      "special_tokens": [{"rank": 0, "token_str": "<unk>"}, {"rank": 1, "token_str": "<s>"}],
+      "vocab": [{"token_bytes": "YQ=="}, {"token_bytes": "Yg=="}, {"token_bytes": "YWI="},
+                {"token_bytes": "IA=="}, {"token_bytes": "YWJhYg=="}]})");
+  const auto plain = Tokenizer::load(dir.path());
+  EXPECT_EQ(plain.encode("ab <s>abab"), (Ids{4, 5, 1, 6}));
+  EXPECT_EQ(plain.decode(Ids{1, 4, 5, 2}), "ab a");
+  EXPECT_EQ(plain.size(), 7);
+  dir.write("tokenizer_config.json", R"({"bos_token": "<s>", "add_bos_token": true})");
+  EXPECT_EQ(Tokenizer::load(dir.path()).encode("a"), (Ids{1, 2}));
+}
+
+/// The pieces of kLlama, with "▁ab" from its cuts ▁+ab alone.
+std::string llama_model(const std::string& trainer_fields) {
+  return piece("<unk>", 2) + piece("<s>", 3) + piece("<0x21>", 6) + piece("▁") + piece("a") + piece("b") +
+         piece("ab") + piece("▁ab") + piece("a a", 4) + trainer_spec(trainer_fields);
+}
+
+TEST(Tokenizer, ASentencePieceModelIsReadWhereThereIsNoTokenizerFile) {
+  const TempDir dir;
+  dir.write("tokenizer.model", llama_model(number(3, 2) + number(35, 1)));
+  dir.write("tokenizer_config.json", R"({"add_bos_token": true, "tokenizer_class": "LlamaTokenizer"})");
+  const auto llama = Tokenizer::load(dir.path());
+  EXPECT_EQ(llama.encode("ab!"), (Ids{1, 7, 2}));
+  EXPECT_EQ(llama.encode("ab a a", false), (Ids{7, 3, 8}));
+  EXPECT_EQ(llama.decode(Ids{1, 7, 8}), "aba a");
+  dir.write("tokenizer_config.json", "{}");
+  EXPECT_EQ(Tokenizer::load(dir.path()).encode("ab ab?"), (Ids{6, 7, 0}));
+}
+
+TEST(Tokenizer, VocabularyAndMergesAreEnoughForAClassThatSplitsBytes) {
+  const TempDir dir;
+  dir.write("vocab.json", R"({"1": 0, "Ġ": 1, "11": 2, "Ġ11": 3})");
+  dir.write("merges.txt", "#version: 0.2\n1 1\r\nĠ 11\n");
+  dir.write("tokenizer_config.json", R"({"tokenizer_class": "GPT2Tokenizer"})");
+  EXPECT_EQ(Tokenizer::load(dir.path()).encode("11 11"), (Ids{2, 3}));
+  dir.write("tokenizer_config.json", R"({"tokenizer_class": "Qwen2Tokenizer"})");
+  EXPECT_EQ(Tokenizer::load(dir.path()).encode("11 11"), (Ids{0, 0, 1, 0, 0}));
+  dir.write("tokenizer_config.json", "{}");
+  EXPECT_TRUE(mentions(error_of([&] { Tokenizer::load(dir.path()); }),
+                       {"vocab.json", "how text is split", "tokenizer.json"}));
+  dir.write("merges.txt", "1 1 1\n");
+  EXPECT_TRUE(mentions(error_of([&] { Tokenizer::load(dir.path()); }), {"merges.txt", "'1 1 1'"}));
+}
+
+TEST(Tokenizer, WhatASentencePieceModelCannotBeIsNamed) {
+  const TempDir dir;
+  const auto load_model = [&](const std::string& bytes) {
+    dir.write("tokenizer.model", bytes);
+    return error_of([&] { Tokenizer::load(dir.path()); });
+  };
+  EXPECT_TRUE(mentions(load_model(llama_model(number(3, 1))), {"tokenizer.model", "'Unigram'"}));
+  EXPECT_TRUE(mentions(load_model(piece("<unk>", 2) + trainer_spec(number(3, 2)) + block(3, block(2, "map"))),
+                       {"tokenizer.model", "'Precompiled'"}));
+}
+
 TEST(Tokenizer, InvalidUtf8IsReadAsReplacementCharacters) {
   const auto tokenizer = Checkpoint(kLlama, "llava").load();
   EXPECT_EQ(tokenizer.encode("a\xFF"
@@ -139,14 +237,14 @@ TEST(Tokenizer, UnsupportedComponentsAreNamed) {
   EXPECT_TRUE(mentions(load_error(kLlama, R"("BPE")", R"("Unigram")"), {"tokenizer.json", "Unigram"}));
   EXPECT_TRUE(mentions(load_error(kLlama, R"("Prepend")", R"("NFKC")"), {"tokenizer.json", "'NFKC'"}));
   EXPECT_TRUE(
-      mentions(load_error(kLlama, R"("pre_tokenizer": null)", R"("pre_tokenizer": {"type": "Digits"})"),
-               {"tokenizer.json", "'Digits'"}));
+      mentions(load_error(kLlama, R"("pre_tokenizer": null)", R"("pre_tokenizer": {"type": "Punctuation"})"),
+               {"tokenizer.json", "'Punctuation'"}));
   EXPECT_TRUE(mentions(load_error(kLlama, R"("fuse_unk": true)", R"("dropout": 0.1)"),
                        {"tokenizer.json", "'dropout'"}));
   EXPECT_TRUE(mentions(load_error(kLlama, R"("fuse_unk": true)", R"("end_of_word_suffix": "</w>")"),
                        {"tokenizer.json", "'end_of_word_suffix'"}));
-  EXPECT_TRUE(mentions(load_error(kLlama, "", "", "phi", R"({"tokenizer_class": "GemmaTokenizerFast"})"),
-                       {"tokenizer.json", "'GemmaTokenizer'", "'phi'"}));
+  EXPECT_TRUE(mentions(load_error(kLlama, "", "", "phi", R"({"tokenizer_class": "XLNetTokenizerFast"})"),
+                       {"tokenizer.json", "'XLNetTokenizer'", "'phi'"}));
 }
 
 TEST(Tokenizer, MalformedFilesAreErrorsThatNameTheCause) {

@@ -56,6 +56,14 @@ TEST(Unicode, ClassesHaveTheSizesOfUnicode16) {
   EXPECT_EQ(count(CharClass::letter), 141028);
   EXPECT_EQ(count(CharClass::number), 1911);
   EXPECT_EQ(count(CharClass::space), 25);
+  EXPECT_EQ(count(CharClass::uppercase) + count(CharClass::lowercase) + count(CharClass::titlecase) +
+                count(CharClass::modifier_letter) + count(CharClass::other_letter),
+            141028);
+  EXPECT_EQ(count(CharClass::mark), 2501);
+  EXPECT_EQ(count(CharClass::punctuation), 855);
+  EXPECT_EQ(count(CharClass::symbol), 8514);
+  EXPECT_EQ(count(CharClass::decimal_digit), 760);
+  EXPECT_EQ(count(CharClass::numeric), 1924);  // Unicode 17
 }
 
 TEST(Unicode, ClassMembershipAtTheEdges) {
@@ -72,6 +80,21 @@ TEST(Unicode, ClassMembershipAtTheEdges) {
   EXPECT_TRUE(is_in(CharClass::word, U'_'));
   EXPECT_FALSE(is_in(CharClass::word, U'-'));
   EXPECT_FALSE(is_in(CharClass::letter, kMaxCodePoint));
+}
+
+TEST(Unicode, WhitespaceIsSkippedInBothDirections) {
+  const std::string text = "a \u3000b";
+  EXPECT_EQ(skip_space(text, 1), 5u);
+  EXPECT_EQ(skip_space_back(text, 5), 1u);
+  EXPECT_EQ(skip_space(text, 0), 0u);
+  EXPECT_EQ(skip_space_back("  ", 2), 0u);
+}
+
+TEST(Unicode, LoweringKnowsUnicode17) {
+  EXPECT_EQ(to_lower("\u00C4\u0391\u0416\u1E9E1"), "\u00E4\u03B1\u0436\u00DF1");
+  EXPECT_EQ(to_lower("\u1C89\uA7CB\uA7CC\uA7CD\uA7DC"), "\u1C8A\u0264\uA7CD\uA7CD\u019B");
+  EXPECT_EQ(to_lower("\U00010D50\U00010D65\U00016EB8"), "\U00010D70\U00010D85\U00016ED3");
+  EXPECT_EQ(to_lower("\u0130"), "i\u0307");
 }
 
 TEST(Unicode, NfcComposesAndReorders) {

@@ -85,7 +85,7 @@ TEST(DecoderLayer, FollowsTheFormulaOfTheSpecification) {
   const at::Tensor k = rotate(linear(layer.k, n).view({5, 2, 8}), rope.cos, rope.sin);
   const at::Tensor h =
       x + linear(layer.o, test::plain_attention(q, k, linear(layer.v, n).view({5, 2, 8}), true));
-  const at::Tensor m = norm(h, layer.post_norm.weight);
+  const at::Tensor m = norm(h, layer.mlp_norm.weight);
   const at::Tensor gate = linear(layer.gate, m);
   const at::Tensor expected = h + linear(layer.down, gate * gate.sigmoid() * linear(layer.up, m));
   EXPECT_LT(largest_difference(decoder_layer(spec, layer, x, rope, std::vector<int64_t>{0, 5}), expected),
@@ -94,7 +94,8 @@ TEST(DecoderLayer, FollowsTheFormulaOfTheSpecification) {
 
 TEST(DecoderLayer, TokenByTokenWithACacheEqualsTheWholeSequence) {
   const DecoderSpec spec = tiny_spec();
-  const DecoderLayer first = random_layer(spec, 200), second = random_layer(spec, 300);
+  DecoderLayer first = random_layer(spec, 200), second = random_layer(spec, 300);
+  second.index = 1;
   const std::vector<int64_t> offsets = {0, 7, 11};
   const at::Tensor x = random({11, 16}, 2);
   const at::Tensor positions = at::cat({arange(0, 7), arange(0, 4)}, 1);
@@ -106,9 +107,8 @@ TEST(DecoderLayer, TokenByTokenWithACacheEqualsTheWholeSequence) {
   std::vector<at::Tensor> last;
   const auto feed = [&](const at::Tensor& rows, const std::vector<int64_t>& borders) {
     const RopeTable table = rope_table(spec, positions.index_select(1, rows), at::kFloat);
-    const at::Tensor h =
-        decoder_layer(spec, first, x.index_select(0, rows), table, borders, nullptr, &cache, 0);
-    return decoder_layer(spec, second, h, table, borders, nullptr, &cache, 1);
+    const at::Tensor h = decoder_layer(spec, first, x.index_select(0, rows), table, borders, nullptr, &cache);
+    return decoder_layer(spec, second, h, table, borders, nullptr, &cache);
   };
   // Prompts of 4 and 1 tokens, then three single tokens of each.
   at::Tensor rows = at::tensor({0, 1, 2, 3, 7}, at::kLong);

@@ -17,7 +17,7 @@ Norm to_gpu(const Norm& norm) { return {to_gpu(norm.weight), to_gpu(norm.bias)};
 DecoderLayer to_gpu(const DecoderLayer& layer) {
   DecoderLayer moved;
   for (const Role role : kRoles) moved.linear(role) = to_gpu(layer.linear(role));
-  moved.input_norm = to_gpu(layer.input_norm), moved.post_norm = to_gpu(layer.post_norm);
+  moved.input_norm = to_gpu(layer.input_norm), moved.mlp_norm = to_gpu(layer.mlp_norm);
   return moved;
 }
 

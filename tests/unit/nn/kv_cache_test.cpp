@@ -10,6 +10,12 @@ namespace {
 
 using test::random;
 
+AttentionPattern causal() {
+  AttentionPattern pattern;
+  pattern.causal = true;
+  return pattern;
+}
+
 /// Sequences that grow, with what each should attend to kept aside.
 class Growing {
  public:
@@ -23,7 +29,7 @@ class Growing {
     const int64_t rows = offsets.back();
     const at::Tensor q = random({rows, 4, 8}, ++seed_), k = random({rows, 2, 8}, ++seed_),
                      v = random({rows, 2, 8}, ++seed_);
-    const at::Tensor out = cached_attention(q, k, v, offsets, cache, 0);
+    const at::Tensor out = cached_attention(q, k, v, offsets, causal(), cache, 0);
     double worst = 0;
     for (size_t s = 0; s < lengths.size(); ++s) {
       if (lengths[s] == 0) continue;
@@ -82,7 +88,8 @@ TEST(KvCache, RefusesABatchOfAnotherSize) {
   Growing sequences(2);
   sequences.step({2, 2});
   const at::Tensor q = random({3, 4, 8}, 1), kv = random({3, 2, 8}, 2);
-  EXPECT_THROW(cached_attention(q, kv, kv, std::vector<int64_t>{0, 1, 2, 3}, sequences.cache, 0), Error);
+  EXPECT_THROW(cached_attention(q, kv, kv, std::vector<int64_t>{0, 1, 2, 3}, causal(), sequences.cache, 0),
+               Error);
 }
 
 }  // namespace

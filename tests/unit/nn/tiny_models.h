@@ -26,7 +26,7 @@ inline DecoderLayer random_layer(const DecoderSpec& spec, uint64_t seed) {
   layer.up = linear(spec.intermediate, spec.hidden, false);
   layer.down = linear(spec.hidden, spec.intermediate, false);
   layer.input_norm.weight = random({spec.hidden}, ++seed);
-  layer.post_norm.weight = random({spec.hidden}, ++seed);
+  layer.mlp_norm.weight = random({spec.hidden}, ++seed);
   return layer;
 }
 

@@ -41,9 +41,9 @@ TEST_F(PlanTest, ARecipeThatSplitsAFusedGroupIsRefused) {
 
 TEST_F(PlanTest, SmoothingIsNotFoldedIntoALinearThatIsLeftOut) {
   const Plan partial = plan("int4_awq", {}, {"*layers.0.self_attn.[qkv]_proj"});
-  EXPECT_FALSE(can_fold(partial, 0, nn::InputGroup::attn_out));
-  EXPECT_TRUE(can_fold(partial, 1, nn::InputGroup::attn_out));
-  EXPECT_TRUE(can_fold(partial, 0, nn::InputGroup::mlp_out));
+  EXPECT_FALSE(can_fold(partial, model_.spec().decoder, 0, nn::InputGroup::attn_out));
+  EXPECT_TRUE(can_fold(partial, model_.spec().decoder, 1, nn::InputGroup::attn_out));
+  EXPECT_TRUE(can_fold(partial, model_.spec().decoder, 0, nn::InputGroup::mlp_out));
 }
 
 }  // namespace

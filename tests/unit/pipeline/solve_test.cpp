@@ -52,10 +52,11 @@ TEST_P(Smoothing, FoldingLeavesTheFunctionOfTheLayerAsItWas) {
 
   const Plan plan = plan_for(model, preset);
   SmoothedLayer smoothed = LayerSolver(model, 0, &statistics).smooth(plan);
-  for (const Role role : nn::kRoles) layer.linear(role).weight = smoothed.weights.at(role);
+  for (const Role role : nn::roles(model.spec().decoder))
+    layer.linear(role).weight = smoothed.weights.at(role);
   for (const auto& [name, value] : smoothed.rewritten) {
     if (name.ends_with("input_layernorm.weight")) layer.input_norm.weight = value;
-    if (name.ends_with("post_attention_layernorm.weight")) layer.post_norm.weight = value;
+    if (name.ends_with("post_attention_layernorm.weight")) layer.mlp_norm.weight = value;
     if (name.ends_with("v_proj.bias")) layer.v.bias = value;
   }
   for (const InputGroup group : nn::kInputGroups) {
