@@ -170,8 +170,10 @@ def make_llava_next(text):
     qwen = text == "qwen2"
     tokenizer = qwen_tokenizer(["<image>"]) if qwen else llama_tokenizer()
     pinpoints = [[42, 84], [84, 42], [84, 84], [126, 42], [42, 126]]
+    language = text_config(text)
+    language.tie_word_embeddings = False  # this class heeds the root's alone
     config = LlavaNextConfig(
-        text_config=text_config(text),
+        text_config=language,
         vision_config=vision_config("clip"),
         image_token_index=tokenizer.token_to_id("<image>"),
         image_grid_pinpoints=pinpoints,
@@ -281,7 +283,7 @@ def make_pixtral(kind):
     files = {
         "preprocessor_config.json": processor,
         "processor_config.json": whole,
-        "tokenizer_config.json": {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>"},
+        "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"},
     }
     return randomize(model), tokenizer, VICUNA.replace("<image>", "[IMG]"), files
 
@@ -373,7 +375,8 @@ def save(folder, made, spelling):
     if spelling == "A":
         older_config(config)
     tied = config.get("tie_word_embeddings") or config.get("text_config", {}).get("tie_word_embeddings")
-    prefixes = SPELLINGS[config["model_type"]][spelling]
+    pixtral = config["vision_config"].get("model_type") == "pixtral"
+    prefixes = SPELLINGS["mistral3" if pixtral else config["model_type"]][spelling]
     tensors = {
         respell(name, prefixes): tensor.contiguous()
         for name, tensor in model.state_dict().items()

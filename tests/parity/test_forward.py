@@ -164,7 +164,7 @@ def test_every_stage_equals_transformers(kind, spelling, made, samples, probe, t
     assert max(worst.values()) <= TOLERANCE, worst
 
 
-@pytest.mark.parametrize("kind", ["llava-llama-clip", "qwen2_5_vl"])
+@pytest.mark.parametrize("kind", ["llava-llama-clip", "llava-pixtral", "llava_onevision", "internvl-rms", "qwen2_5_vl"])
 def test_bfloat16_stays_close_to_transformers(kind, made, samples, probe, tmp_path):
     data, conversations = samples
     folder = toy.save(tmp_path / "model", made(kind), "A")

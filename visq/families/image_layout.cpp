@@ -199,6 +199,11 @@ std::vector<Grid> image_grids(const nn::VisionSpec& vision, const ProcessedImage
   return std::vector<Grid>(static_cast<size_t>(tiles_in(image)), grid);
 }
 
+int64_t feature_rows(const ModelSpec& spec, const ProcessedImage& image) {
+  if (spec.layout.kind != Kind::scales) return tiles_in(image) * tile_rows(spec, image);
+  return tiles_in(image) * nn::tower_tokens(spec.vision, image_grids(spec.vision, image).front());
+}
+
 int64_t image_tokens(const ModelSpec& spec, const ProcessedImage& image) {
   const ImageLayout& layout = spec.layout;
   const int64_t tile = tile_rows(spec, image), end = layout.end_id ? 1 : 0;

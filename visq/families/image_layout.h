@@ -17,8 +17,11 @@ struct LearnedRows {
 /// Grids of the tiles (or of the whole image) that the tower sees, in patches.
 std::vector<nn::Grid> image_grids(const nn::VisionSpec& vision, const ProcessedImage& image);
 
-/// Image tokens of an image: those whose embedding is a feature row.
-/// @throws Error when the tiles of the image are not those of the layout
+/// Feature rows of all tiles of an image behind ModelSpec::projector; of Kind::scales: before it.
+int64_t feature_rows(const ModelSpec& spec, const ProcessedImage& image);
+
+/// Image tokens of an image: those whose embedding is a feature row. The image is one that check_image()
+/// accepts.
 int64_t image_tokens(const ModelSpec& spec, const ProcessedImage& image);
 
 /// The text that replaces the placeholder of an image: image_tokens() times the image token, and what the
@@ -34,7 +37,7 @@ std::string expand_images(const ModelSpec& spec, const std::string& prompt,
                           std::span<const ProcessedImage> images);
 
 /// Feature rows of one image → rows in the order of its tokens.
-/// @param rows  of all its tiles, behind ModelSpec::projector, [tiles · tokens a tile, channels]
+/// @param rows  [feature_rows(), channels]; of Kind::scales: what stack_scales() gives, behind the projector
 /// @return [image_tokens(), channels]
 at::Tensor pack_image(const ModelSpec& spec, const LearnedRows& learned, const at::Tensor& rows,
                       const ProcessedImage& image);

@@ -146,27 +146,20 @@ at::Tensor Model::tower_features(const std::vector<ProcessedImage>& images) cons
   return joined(rows);
 }
 
-/// @param rows  of all tiles of all images, behind the projector (scales: before it)
+/// @param rows  feature_rows() of each image
 at::Tensor Model::pack(const at::Tensor& rows, std::span<const ProcessedImage> images) const {
   const VisionParts& parts = vision();
   std::vector<at::Tensor> packed;
   int64_t first = 0;
-  const bool scales = spec_.layout.kind == ImageLayout::Kind::scales;
-  const nn::ProjectorSpec none;
   for (const ProcessedImage& image : images) {
-    const std::vector<nn::Grid> grids = image_grids(spec_.vision, image);
-    int64_t count = 0;
-    for (const nn::Grid& grid : grids) {
-      const nn::Grid projected = nn::projected_grid(scales ? none : spec_.projector, grid);
-      count += projected.first * projected.second + nn::tower_tokens(spec_.vision, grid) -
-               grid.first * grid.second;
-    }
+    const int64_t count = feature_rows(spec_, image);
     at::Tensor own = rows.narrow(0, first, count);
     first += count;
-    if (scales) {
+    if (spec_.layout.kind == ImageLayout::Kind::scales) {
+      const nn::Grid tile = image_grids(spec_.vision, image).front();
       own = stack_scales(spec_, own, image);
-      const auto blocks = static_cast<size_t>(own.size(0) / (grids.front().first * grids.front().second));
-      own = nn::project(spec_.projector, parts.projector, own, std::vector<nn::Grid>(blocks, grids.front()));
+      const std::vector<nn::Grid> blocks(static_cast<size_t>(own.size(0) / (tile.first * tile.second)), tile);
+      own = nn::project(spec_.projector, parts.projector, own, blocks);
     }
     packed.push_back(pack_image(spec_, parts.learned, own, image));
   }
