@@ -185,8 +185,7 @@ PROCESSORS = {
     "llama4-largest": ("Llama4ImageProcessor", {"size": square(98), "resize_to_max_canvas": True, "max_patches": 7}, chunks),
 }  # fmt: skip
 TV_ONLY = {"Phi4MultimodalImageProcessor", "Llama4ImageProcessor"}
-COSTLY = {"idefics3-beyond-4k"}  # on two images only
-ON_THE_LARGEST = {"clip", "qwen2-vl", "smolvlm", "phi4", "internvl"}  # the others skip it
+ON_THE_LARGEST = {"clip", "qwen2-vl", "phi4"}  # the others skip the last two sizes
 CASES = [
     (name, profile)
     for name in PROCESSORS
@@ -196,9 +195,12 @@ CASES = [
 
 
 def images_for(name, paths):
-    if name in COSTLY:
-        return [1, 5]
-    return [i for i, path in enumerate(paths) if name in ON_THE_LARGEST or "4000" not in path.name]
+    if name == "idefics3-beyond-4k":  # one strip: 5 tiles of 1000x1000 instead of 25
+        return [SIZES.index((1500, 70))]
+    if name == "llava-next-defaults":
+        return range(6)
+    large = [SIZES.index((1920, 1080)), SIZES.index((4000, 3000))]
+    return [i for i in range(len(paths)) if name in ON_THE_LARGEST or i not in large]
 
 
 def reference_of(name, profile):
