@@ -124,7 +124,8 @@ TEST(ImageKinds, TheGlobalViewComesFirstOrLastAsInTheReference) {
   // both.
   const at::Tensor image = at::cat({filled(896, 448, 255), filled(896, 448, 0)}, 1);
   const auto mixed = [](const at::Tensor& tile) {
-    return tile.max().item<float>() > tile.min().item<float>();
+    const at::Tensor red = tile[0];
+    return red.max().item<float>() > red.min().item<float>();
   };
   const auto next = load(kNext).process(image), internvl = load(kInternVl).process(image);
   EXPECT_TRUE(mixed(next.pixels[0]));

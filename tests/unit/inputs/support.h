@@ -62,11 +62,17 @@ inline testing::AssertionResult mentions(const std::string& message,
 
 /// CRC-32 as zlib and PNG compute it.
 inline uint32_t crc32(const void* data, size_t size) {
+  static const auto table = [] {
+    std::array<uint32_t, 256> out{};
+    for (uint32_t byte = 0; byte < 256; ++byte) {
+      out[byte] = byte;
+      for (int bit = 0; bit < 8; ++bit) out[byte] = out[byte] >> 1 ^ (out[byte] & 1 ? 0xEDB88320u : 0u);
+    }
+    return out;
+  }();
   uint32_t crc = ~0u;
-  for (size_t i = 0; i < size; ++i) {
-    crc ^= static_cast<const uint8_t*>(data)[i];
-    for (int bit = 0; bit < 8; ++bit) crc = crc >> 1 ^ (crc & 1 ? 0xEDB88320u : 0u);
-  }
+  for (size_t i = 0; i < size; ++i)
+    crc = crc >> 8 ^ table[(crc ^ static_cast<const uint8_t*>(data)[i]) & 255];
   return ~crc;
 }
 
