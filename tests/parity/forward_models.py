@@ -8,6 +8,10 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     CLIPVisionConfig,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Idefics3Config,
+    Idefics3ForConditionalGeneration,
     InternVLConfig,
     InternVLForConditionalGeneration,
     LlamaConfig,
@@ -26,7 +30,11 @@ from transformers import (
     Qwen2Config,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
     SiglipVisionConfig,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
 )
 
 # The chat templates as published with llava-1.5-7b-hf, llava-interleave-qwen-0.5b-hf and Qwen2.5-VL-3B-Instruct (the
@@ -51,6 +59,24 @@ QWEN = (
     "{% for content in message['content'] %}{% if content['type'] == 'image' %}"
     "<|vision_start|><|image_pad|><|vision_end|>{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}"
     "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+# gemma-3-4b-it and SmolVLM2-2.2B-Instruct, the branches that text and images reach.
+GEMMA = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set first_user_prefix = messages[0]['content'][0]['text'] + "
+    "'\n\n' %}{% set loop_messages = messages[1:] %}{% else %}{% set first_user_prefix = '' %}"
+    "{% set loop_messages = messages %}{% endif %}{% for message in loop_messages %}"
+    "{% if (message['role'] == 'assistant') %}{% set role = 'model' %}{% else %}{% set role = message['role'] %}{% endif %}"
+    "{{ '<start_of_turn>' + role + '\n' + (first_user_prefix if loop.first else '') }}"
+    "{% for item in message['content'] %}{% if item['type'] == 'image' %}{{ '<start_of_image>' }}"
+    "{% elif item['type'] == 'text' %}{{ item['text'] | trim }}{% endif %}{% endfor %}{{ '<end_of_turn>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+SMOL = (
+    "<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}{% if message['content'][0]['type'] == 'image' %}"
+    "{{ ':' }}{% else %}{{ ': ' }}{% endif %}{% for line in message['content'] %}{% if line['type'] == 'text' %}{{ line['text'] }}"
+    "{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
 
 CORPUS = ["USER: What is in this picture? ASSISTANT: A red square and two blue circles.", "system user assistant"] * 3
@@ -320,6 +346,99 @@ def make_qwen_vl(kind):
     return randomize(model), tokenizer, QWEN, files
 
 
+def fast_tokenizer(extra):
+    """Byte-level, loaded as its file says, with a BOS."""
+    tokenizer = qwen_tokenizer(["<bos>", *extra])
+    files = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>", "bos_token": "<bos>", "pad_token": "<|endoftext|>"}
+    return tokenizer, files
+
+
+def make_gemma3():
+    marks = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
+    tokenizer, tokenizer_config = fast_tokenizer(["<start_of_turn>", "<end_of_turn>", *marks.values()])
+    rope = {"full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000000.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}  # fmt: skip
+    config = Gemma3Config(
+        text_config=dict(vocab_size=VOCABULARY, hidden_size=64, intermediate_size=112, num_hidden_layers=3,
+                         num_attention_heads=4, num_key_value_heads=2, head_dim=24, query_pre_attn_scalar=20,
+                         sliding_window=9, max_position_embeddings=2048, rope_parameters=rope,
+                         layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+                         bos_token_id=tokenizer.token_to_id("<bos>")),
+        vision_config=dict(hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
+                           patch_size=14, image_size=56, vision_use_head=False),
+        mm_tokens_per_image=4,
+        boi_token_index=tokenizer.token_to_id("<start_of_image>"),
+        eoi_token_index=tokenizer.token_to_id("<end_of_image>"),
+        image_token_index=tokenizer.token_to_id("<image_soft_token>"),
+    )  # fmt: skip
+    model = randomize(Gemma3ForConditionalGeneration(config))
+    side = {"height": 56, "width": 56}
+    files = {
+        "preprocessor_config.json": {"image_processor_type": "Gemma3ImageProcessor", "size": side, "resample": 2,
+                                     "image_mean": [0.5] * 3, "image_std": [0.5] * 3},
+        "processor_config.json": {"processor_class": "Gemma3Processor", "image_seq_length": 4},
+        "tokenizer_config.json": {**tokenizer_config, "extra_special_tokens": marks},
+    }  # fmt: skip
+    return model, tokenizer, GEMMA, files
+
+
+def make_qwen3_vl():
+    tokenizer = qwen_tokenizer(["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"])
+    rope = {"rope_type": "default", "rope_theta": 500000.0, "mrope_section": [4, 2, 2], "mrope_interleaved": True}
+    config = Qwen3VLConfig(
+        text_config=dict(vocab_size=VOCABULARY, hidden_size=64, intermediate_size=112, num_hidden_layers=3,
+                         num_attention_heads=4, num_key_value_heads=2, head_dim=16, rope_parameters=rope),
+        vision_config=dict(depth=3, hidden_size=64, intermediate_size=90, num_heads=4, out_hidden_size=64,
+                           num_position_embeddings=36, deepstack_visual_indexes=[0, 1]),
+        image_token_id=tokenizer.token_to_id("<|image_pad|>"),
+        video_token_id=tokenizer.token_to_id("<|video_pad|>"),
+        vision_start_token_id=tokenizer.token_to_id("<|vision_start|>"),
+        vision_end_token_id=tokenizer.token_to_id("<|vision_end|>"),
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    model = randomize(Qwen3VLForConditionalGeneration(config))
+    files = {
+        "preprocessor_config.json": {"image_processor_type": "Qwen2VLImageProcessor", "patch_size": 16, "merge_size": 2,
+                                     "temporal_patch_size": 2, "size": {"shortest_edge": 4096, "longest_edge": 100352},
+                                     "image_mean": [0.5] * 3, "image_std": [0.5] * 3,
+                                     "processor_class": "Qwen3VLProcessor"},
+        "tokenizer_config.json": {"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|im_end|>"},
+    }  # fmt: skip
+    return model, tokenizer, QWEN, files
+
+
+def make_smolvlm(kind):
+    rows = [f"<row_{row}_col_{column}>" for row in range(1, 5) for column in range(1, 5)]
+    marks = ["<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>", *rows]
+    tokenizer, tokenizer_config = fast_tokenizer(marks)
+    config_class, model_class = (
+        (SmolVLMConfig, SmolVLMForConditionalGeneration) if kind == "SmolVLM" else (Idefics3Config, Idefics3ForConditionalGeneration)
+    )
+    config = config_class(
+        text_config=dict(model_type="llama", vocab_size=VOCABULARY, hidden_size=64, intermediate_size=112,
+                         num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, rms_norm_eps=1e-5),
+        vision_config=dict(hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
+                           patch_size=8, image_size=48),
+        scale_factor=3,
+        image_token_id=tokenizer.token_to_id("<image>"),
+        pad_token_id=tokenizer.token_to_id("<|endoftext|>"),
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    model = randomize(model_class(config))
+    files = {
+        "preprocessor_config.json": {"image_processor_type": f"{kind}ImageProcessor", "do_image_splitting": True, "resample": 1,
+                                     "size": {"longest_edge": 144}, "max_image_size": {"longest_edge": 48},
+                                     "image_mean": [0.5] * 3, "image_std": [0.5] * 3},
+        "processor_config.json": {"processor_class": f"{kind}Processor", "image_seq_len": 4},
+        "tokenizer_config.json": {
+            **tokenizer_config,
+            "extra_special_tokens": {"image_token": "<image>", "fake_image_token": "<fake_token_around_image>",
+                                     "global_image_token": "<global-img>", "end_of_utterance_token": "<end_of_utterance>"},
+        },
+    }  # fmt: skip
+    return model, tokenizer, SMOL, files
+
+
 def respell(name, prefixes):
     for old, new in prefixes:
         if name.startswith(old):
@@ -348,6 +467,8 @@ NEWLINE = [("model.image_newline", "image_newline")]
 SPELLINGS["llava_next"] = {key: [*rules, *(NEWLINE if key in "AD" else [])] for key, rules in SPELLINGS["llava"].items()}
 SPELLINGS["llava_onevision"] = SPELLINGS["llava_next"]
 PLAIN = [*LANGUAGE, *PROJECTOR, ("model.vision_tower.", "vision_tower.")]  # towers without a vision_model level
+SPELLINGS["gemma3"] = SPELLINGS["llava"]
+SPELLINGS["qwen3_vl"] = SPELLINGS["smolvlm"] = SPELLINGS["idefics3"] = {"A": []}
 SPELLINGS["internvl"] = SPELLINGS["mistral3"] = {"A": PLAIN, "B": [], "C": [], "D": PLAIN}
 
 
@@ -355,10 +476,13 @@ def older_config(config):
     """As files of 4.x spell it: rope_theta and rope_scaling; Qwen2.5-VL's text fields at the root."""
     text = config["text_config"]
     rope = dict(text.pop("rope_parameters", None) or {})
+    if "full_attention" in rope:
+        text["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+        rope = rope["full_attention"]
     if "rope_theta" in rope:
         text["rope_theta"] = rope.pop("rope_theta")
     if "mrope_section" in rope:
-        rope = {"type": "mrope", "mrope_section": rope["mrope_section"]}
+        rope = {**rope, "rope_type": "mrope"}
     if rope.get("rope_type", rope.get("type")) != "default":
         text["rope_scaling"] = rope
     if config["model_type"] in ("qwen2_vl", "qwen2_5_vl"):

@@ -28,9 +28,12 @@ KINDS |= {f"internvl-{norm}": (toy.make_internvl, norm) for norm in ("layer", "r
 KINDS["mistral3"] = (toy.make_pixtral, "mistral3")
 KINDS["qwen2_vl"] = (toy.make_qwen_vl, "2")
 KINDS["qwen2_5_vl"] = (toy.make_qwen_vl, "2.5")
+KINDS["qwen3_vl"] = (toy.make_qwen3_vl,)
+KINDS["gemma3"] = (toy.make_gemma3,)
+KINDS |= {kind.lower(): (toy.make_smolvlm, kind) for kind in ("SmolVLM", "Idefics3")}
 # Every kind in the hub's spelling, and one kind of each family in the others.
 CASES = [(kind, "A") for kind in KINDS]
-CASES += [(kind, spelling) for kind in ("llava-llama-clip", "llava_next-llama", "internvl-layer", "qwen2_5_vl")
+CASES += [(kind, spelling) for kind in ("llava-llama-clip", "llava_next-llama", "internvl-layer", "qwen2_5_vl", "gemma3")
           for spelling in "BCD"]  # fmt: skip
 
 
@@ -44,6 +47,7 @@ def rows_of(features):
 def watch(model, seen):
     """Keeps what the tower gives to the projector, what the image features are, and what goes into the final norm."""
     inner = model.model
+    text_model = getattr(inner, "language_model", None) or inner.text_model
     get_image_features = inner.get_image_features
 
     def keep_features(*args, **kwargs):
@@ -61,9 +65,10 @@ def watch(model, seen):
     if model.config.model_type == "internvl":  # unshuffles before its projector
         tower = inner.vision_tower.register_forward_hook(keep_last_hidden_state)
     else:
-        projector = inner.visual.merger if hasattr(inner, "visual") else inner.multi_modal_projector
+        places = {"qwen": lambda: inner.visual.merger, "smol": lambda: inner.connector, "idef": lambda: inner.connector}
+        projector = places.get(model.config.model_type[:4], lambda: inner.multi_modal_projector)()
         tower = projector.register_forward_pre_hook(keep("tower"))
-    last = inner.language_model.norm.register_forward_pre_hook(keep("last"))
+    last = text_model.norm.register_forward_pre_hook(keep("last"))
 
     def restore():
         del inner.get_image_features
@@ -82,7 +87,9 @@ def reference(model, inputs, index):
     # The last entry of hidden_states comes after the final norm.
     states = [state[0] for state in output.hidden_states[:-1]] + [seen.pop("last")]
     expected = {f"merged.{index}": states[0], f"logits.{index}": output.logits[0]}
-    expected |= {f"layer.{layer}.{index}": state for layer, state in enumerate(states[1:])}
+    # Where features are added behind a layer (Qwen3-VL), the recorded state is the one before; what follows shows the sum.
+    deepstack = len(getattr(model.config.vision_config, "deepstack_visual_indexes", []))
+    expected |= {f"layer.{layer}.{index}": state for layer, state in enumerate(states[1:]) if layer >= deepstack}
     return expected | {f"{name}.{index}": tensor for name, tensor in seen.items()}
 
 

@@ -24,15 +24,15 @@ constexpr TextDefaults kText{.vocab = 152064,
                              .bos = 151643,
                              .eos = 151645};
 
-void read_mrope(nn::DecoderSpec& decoder, const std::string& origin) {
+}  // namespace
+
+void read_mrope(nn::DecoderSpec& decoder, const std::vector<int64_t>& otherwise, const std::string& origin) {
   auto& section = decoder.rope.mrope_section;
-  if (section.empty()) section = {16, 24, 24};
+  if (section.empty()) section = otherwise;
   const bool positive = std::ranges::all_of(section, [](int64_t count) { return count >= 0; });
   if (!positive || std::accumulate(section.begin(), section.end(), int64_t{0}) != decoder.head_dim / 2)
     fail("{}: 'mrope_section' must add up to half of the head dimension {}", origin, decoder.head_dim);
 }
-
-}  // namespace
 
 ModelSpec describe_qwen_vl(const Json& config, const QwenVl& parts, const std::string& origin) {
   // Hub files are flat; later ones nest the text fields, some with duplicates at the root.
@@ -43,7 +43,7 @@ ModelSpec describe_qwen_vl(const Json& config, const QwenVl& parts, const std::s
   ModelSpec spec;
   spec.decoder = read_decoder(text, kText, origin);
   spec.decoder.tied_head = read_tied(config, text, origin);
-  read_mrope(spec.decoder, origin);
+  read_mrope(spec.decoder, {16, 24, 24}, origin);
   Tower tower = parts.read_tower(vision, origin);
   spec.vision = std::move(tower.spec);
   spec.tower_names = std::move(tower.names);
