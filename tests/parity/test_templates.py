@@ -292,7 +292,7 @@ class Grammar:
         return self.pick(GAPS) + "".join(part + self.pick(GAPS) for part in parts)
 
     def template(self):
-        # The names are set first: see the scopes in visq/inputs/template.h.
+        # The names are set first: what an unset one means to an inner scope differs (visq/inputs/template.h).
         start = "{% set ns = namespace(x=1, y='n') %}{% set x = 1 %}{% set y = none %}"
         parts = [self.statement(0, 0) for _ in range(self.random.randint(1, 2))]
         return start + self.pick(GAPS) + "".join(part + self.pick(GAPS) for part in parts)
@@ -307,7 +307,7 @@ def test_random_templates(probe, tmp_path):
     messages[2].pop("content")
     cases = [
         {"template": grammar.template(), "messages": messages, "variables": FUZZ_VARIABLES, "add_generation_prompt": True}
-        for _ in range(4000)
+        for _ in range(2500)
     ]
     out = check(probe, tmp_path, cases)
-    assert sum("text" in ours for ours in out) > 1000
+    assert sum("text" in ours for ours in out) > 700

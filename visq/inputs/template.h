@@ -15,6 +15,12 @@ namespace visq {
 ///
 /// A template is untrusted: it reaches no file and no network, and what one rendering may compute is bounded
 /// (text 16 MiB, 10^7 steps, 200 nested calls or values), so every template ends.
+///
+/// Left out, and refused by name: {% block %}, {% include %} and their kin, {% autoescape %}, the filters and
+/// methods that make HTML or need a clock, integers beyond 64 bits. Different from the reference: text marked
+/// `safe` stays plain text; a constant expression fails when it is reached, not when the template is read;
+/// and a name of the caller's that an inner scope reads before the template sets it anew has the caller's
+/// value, not none.
 class ChatTemplate {
  public:
   /// Reads chat_template.jinja, else chat_template.json, else the chat_template of tokenizer_config.json (a

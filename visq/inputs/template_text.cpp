@@ -170,7 +170,9 @@ std::string show_float(double number) {
   const auto end = std::to_chars(buffer, buffer + sizeof(buffer), number, std::chars_format::scientific).ptr;
   const std::string_view shown(buffer, static_cast<size_t>(end - buffer));
   const size_t mark = shown.find('e');
-  const int exponent = std::atoi(shown.data() + mark + 1);
+  int exponent = 0;
+  const size_t sign = shown[mark + 1] == '+' ? 1 : 0;  // which from_chars does not take
+  std::from_chars(shown.data() + mark + 1 + sign, end, exponent);
   // Python writes an exponent below 1e-4 and from 1e16 on; the shortest digits are the same.
   if (exponent < -4 || exponent >= 16) return std::string(shown);
   const int digits =
