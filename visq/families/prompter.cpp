@@ -29,6 +29,11 @@ Json template_messages(const ModelSpec& spec, const std::vector<Message>& messag
   return list;
 }
 
+bool is_special(const Tokenizer& tokenizer, int64_t id) {
+  const std::span one(&id, 1);
+  return tokenizer.decode(one).empty() && !tokenizer.decode(one, /*skip_special=*/false).empty();
+}
+
 std::optional<int64_t> first_eos(const ModelSpec& spec) {
   if (spec.eos_ids.empty()) return std::nullopt;
   return spec.eos_ids.front();
@@ -69,8 +74,7 @@ Prompter::Answer Prompter::templated_answer(Json messages, const std::string& pr
   Answer result{whole.substr(prompt.size(), found + answer.size() - prompt.size()), first_eos(spec_)};
   const std::string rest = whole.substr(found + answer.size());
   const std::vector<int64_t> ids = tokenizer_.encode(rest, /*add_special_tokens=*/false);
-  const bool special = !ids.empty() && tokenizer_.decode(std::span(ids).first(1)).empty();
-  if (special) result.end = ids.front();
+  if (!ids.empty() && is_special(tokenizer_, ids.front())) result.end = ids.front();
   return result;
 }
 
