@@ -30,6 +30,8 @@ from transformers import (
     Qwen2Config,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
+    Phi4MultimodalConfig,
+    Phi4MultimodalForCausalLM,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
     SiglipVisionConfig,
@@ -71,6 +73,10 @@ GEMMA = (
     "{% for item in message['content'] %}{% if item['type'] == 'image' %}{{ '<start_of_image>' }}"
     "{% elif item['type'] == 'text' %}{{ item['text'] | trim }}{% endif %}{% endfor %}{{ '<end_of_turn>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+PHI = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 SMOL = (
     "<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}{% if message['content'][0]['type'] == 'image' %}"
@@ -125,15 +131,29 @@ def qwen_tokenizer(extra):
     return tokenizer
 
 
+WIDE = False  # widths that every format's blocks divide, for the end-to-end tests
+
+
+def text_size():
+    size = dict(vocab_size=VOCABULARY, num_hidden_layers=3)
+    if WIDE:
+        return dict(**size, hidden_size=128, intermediate_size=256, num_attention_heads=8, num_key_value_heads=4)
+    return dict(**size, hidden_size=64, intermediate_size=112, num_attention_heads=4, num_key_value_heads=2)
+
+
+def odd_head():
+    """A head dimension that is not width / heads."""
+    return 32 if WIDE else 24
+
+
 def text_config(kind):
-    size = dict(vocab_size=VOCABULARY, hidden_size=64, intermediate_size=112, num_hidden_layers=3,
-                num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048, rms_norm_eps=1e-5)  # fmt: skip
+    size = dict(**text_size(), max_position_embeddings=2048, rms_norm_eps=1e-5)  # fmt: skip
     if kind == "llama":
         rope = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0,
                 "high_freq_factor": 4.0, "original_max_position_embeddings": 64}  # fmt: skip
         return LlamaConfig(**size, rope_parameters=rope, attention_bias=True, mlp_bias=True)
     if kind == "mistral":
-        return MistralConfig(**size, head_dim=24, sliding_window=None)
+        return MistralConfig(**size, head_dim=odd_head(), sliding_window=None)
     return Qwen2Config(**size, tie_word_embeddings=True)
 
 
@@ -318,8 +338,7 @@ def make_qwen_vl(kind):
     """2: Qwen2-VL; 2.5: Qwen2.5-VL."""
     tokenizer = qwen_tokenizer(["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"])
     rope = {"rope_type": "default", "rope_theta": 1000000.0, "mrope_section": [2, 3, 3]}
-    text = dict(vocab_size=VOCABULARY, hidden_size=64, intermediate_size=112, num_hidden_layers=3,
-                num_attention_heads=4, num_key_value_heads=2, rope_parameters=rope)  # fmt: skip
+    text = dict(**text_size(), rope_parameters=rope)  # fmt: skip
     ids = dict(
         image_token_id=tokenizer.token_to_id("<|image_pad|>"),
         video_token_id=tokenizer.token_to_id("<|video_pad|>"),
@@ -328,10 +347,11 @@ def make_qwen_vl(kind):
         tie_word_embeddings=True,
     )
     if kind == "2":
-        vision = dict(depth=3, embed_dim=64, hidden_size=64, num_heads=4, mlp_ratio=2)
+        vision = dict(depth=3, embed_dim=64, hidden_size=text_size()["hidden_size"], num_heads=4, mlp_ratio=2)
         model = Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=text, vision_config=vision, **ids))
     else:
-        vision = dict(depth=3, hidden_size=64, intermediate_size=90, num_heads=4, out_hidden_size=64,
+        vision = dict(depth=3, hidden_size=64, intermediate_size=90, num_heads=4,
+                           out_hidden_size=text_size()["hidden_size"],
                       fullatt_block_indexes=[1])  # fmt: skip
         model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision, **ids))
     processor = {
@@ -359,8 +379,7 @@ def make_gemma3():
     rope = {"full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000000.0},
             "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}  # fmt: skip
     config = Gemma3Config(
-        text_config=dict(vocab_size=VOCABULARY, hidden_size=64, intermediate_size=112, num_hidden_layers=3,
-                         num_attention_heads=4, num_key_value_heads=2, head_dim=24, query_pre_attn_scalar=20,
+        text_config=dict(**text_size(), head_dim=odd_head(), query_pre_attn_scalar=20,
                          sliding_window=9, max_position_embeddings=2048, rope_parameters=rope,
                          layer_types=["sliding_attention", "full_attention", "sliding_attention"],
                          bos_token_id=tokenizer.token_to_id("<bos>")),
@@ -386,9 +405,9 @@ def make_qwen3_vl():
     tokenizer = qwen_tokenizer(["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"])
     rope = {"rope_type": "default", "rope_theta": 500000.0, "mrope_section": [4, 2, 2], "mrope_interleaved": True}
     config = Qwen3VLConfig(
-        text_config=dict(vocab_size=VOCABULARY, hidden_size=64, intermediate_size=112, num_hidden_layers=3,
-                         num_attention_heads=4, num_key_value_heads=2, head_dim=16, rope_parameters=rope),
-        vision_config=dict(depth=3, hidden_size=64, intermediate_size=90, num_heads=4, out_hidden_size=64,
+        text_config=dict(**text_size(), head_dim=16, rope_parameters=rope),
+        vision_config=dict(depth=3, hidden_size=64, intermediate_size=90, num_heads=4,
+                           out_hidden_size=text_size()["hidden_size"],
                            num_position_embeddings=36, deepstack_visual_indexes=[0, 1]),
         image_token_id=tokenizer.token_to_id("<|image_pad|>"),
         video_token_id=tokenizer.token_to_id("<|video_pad|>"),
@@ -415,8 +434,7 @@ def make_smolvlm(kind):
         (SmolVLMConfig, SmolVLMForConditionalGeneration) if kind == "SmolVLM" else (Idefics3Config, Idefics3ForConditionalGeneration)
     )
     config = config_class(
-        text_config=dict(model_type="llama", vocab_size=VOCABULARY, hidden_size=64, intermediate_size=112,
-                         num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, rms_norm_eps=1e-5),
+        text_config=dict(model_type="llama", **text_size(), rms_norm_eps=1e-5),
         vision_config=dict(hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
                            patch_size=8, image_size=48),
         scale_factor=3,
@@ -437,6 +455,36 @@ def make_smolvlm(kind):
         },
     }  # fmt: skip
     return model, tokenizer, SMOL, files
+
+
+def make_phi4():
+    marks = {"image_token": "<|endoftext10|>", "audio_token": "<|endoftext11|>"}
+    tokenizer, tokenizer_config = fast_tokenizer(["<|user|>", "<|assistant|>", "<|end|>", "<|system|>", *marks.values()])
+    pairs = 6  # of a head of 16 channels, of which 12 turn
+    rope = {"rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 0.75,
+            "original_max_position_embeddings": 64, "short_factor": [1.0 + 0.1 * i for i in range(pairs)],
+            "long_factor": [1.0 + 0.5 * i for i in range(pairs)]}  # fmt: skip
+    image = tokenizer.token_to_id("<|endoftext10|>")  # the processor counts on tiles of 448 pixels
+    end = tokenizer.token_to_id("<|endoftext|>")
+    config = Phi4MultimodalConfig(
+        **text_size(), max_position_embeddings=1024, original_max_position_embeddings=64, rope_parameters=rope,
+        sliding_window=None, tie_word_embeddings=True, bos_token_id=end, eos_token_id=end, pad_token_id=end,
+        vision_config=dict(hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4, patch_size=14,
+                           image_size=448, crop_size=448, image_token_id=image),
+        audio_config=dict(hidden_size=16, intermediate_size=16, num_blocks=1, num_attention_heads=2, input_size=8,
+                          nemo_conv_channels=16, ext_pw_out_channel=16, bias_max_distance=8,
+                          audio_token_id=tokenizer.token_to_id("<|endoftext11|>")),
+    )  # fmt: skip
+    config._attn_implementation = "eager"  # the tower's SDPA path is causal by mistake
+    model = randomize(Phi4MultimodalForCausalLM._from_config(config, attn_implementation="eager"))
+    files = {
+        "preprocessor_config.json": {"image_processor_type": "Phi4MultimodalImageProcessor", "dynamic_hd": 2, "patch_size": 14,
+                                     "size": {"height": 448, "width": 448}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3,
+                                     "feature_extractor_type": "Phi4MultimodalFeatureExtractor",
+                                     "processor_class": "Phi4MultimodalProcessor"},
+        "tokenizer_config.json": {**tokenizer_config, "extra_special_tokens": marks},
+    }  # fmt: skip
+    return model, tokenizer, PHI, files
 
 
 def respell(name, prefixes):
@@ -468,13 +516,13 @@ SPELLINGS["llava_next"] = {key: [*rules, *(NEWLINE if key in "AD" else [])] for 
 SPELLINGS["llava_onevision"] = SPELLINGS["llava_next"]
 PLAIN = [*LANGUAGE, *PROJECTOR, ("model.vision_tower.", "vision_tower.")]  # towers without a vision_model level
 SPELLINGS["gemma3"] = SPELLINGS["llava"]
-SPELLINGS["qwen3_vl"] = SPELLINGS["smolvlm"] = SPELLINGS["idefics3"] = {"A": []}
+SPELLINGS["phi4_multimodal"] = SPELLINGS["qwen3_vl"] = SPELLINGS["smolvlm"] = SPELLINGS["idefics3"] = {"A": []}
 SPELLINGS["internvl"] = SPELLINGS["mistral3"] = {"A": PLAIN, "B": [], "C": [], "D": PLAIN}
 
 
 def older_config(config):
     """As files of 4.x spell it: rope_theta and rope_scaling; Qwen2.5-VL's text fields at the root."""
-    text = config["text_config"]
+    text = config.get("text_config", config)
     rope = dict(text.pop("rope_parameters", None) or {})
     if "full_attention" in rope:
         text["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]

@@ -30,6 +30,7 @@ KINDS["qwen2_vl"] = (toy.make_qwen_vl, "2")
 KINDS["qwen2_5_vl"] = (toy.make_qwen_vl, "2.5")
 KINDS["qwen3_vl"] = (toy.make_qwen3_vl,)
 KINDS["gemma3"] = (toy.make_gemma3,)
+KINDS["phi4_multimodal"] = (toy.make_phi4,)
 KINDS |= {kind.lower(): (toy.make_smolvlm, kind) for kind in ("SmolVLM", "Idefics3")}
 # Every kind in the hub's spelling, and one kind of each family in the others.
 CASES = [(kind, "A") for kind in KINDS]
@@ -47,8 +48,11 @@ def rows_of(features):
 def watch(model, seen):
     """Keeps what the tower gives to the projector, what the image features are, and what goes into the final norm."""
     inner = model.model
-    text_model = getattr(inner, "language_model", None) or inner.text_model
+    if model.config.model_type == "phi4_multimodal":  # its image features have no place of their own
+        last = inner.norm.register_forward_pre_hook(lambda _, args: seen.update(last=rows_of(args[0]).clone()))
+        return last.remove
     get_image_features = inner.get_image_features
+    text_model = inner.text_model if hasattr(inner, "text_model") else inner.language_model
 
     def keep_features(*args, **kwargs):
         output = get_image_features(*args, **kwargs)
@@ -120,7 +124,23 @@ def run_probe(program, folder, data, out, dtype, *options):
     return load_file(out), result.stdout.splitlines()
 
 
+def encode_text(processor, conversation, folder):
+    """As processors want it whose templates read content as one text, with the image token in it (Phi-4)."""
+    images, messages = [], []
+    for message in with_pixels(conversation, folder):
+        text = ""
+        for part in message["content"]:
+            if part["type"] == "image":
+                images.append(part["image"])
+            text += processor.image_token if part["type"] == "image" else part["text"]
+        messages.append({"role": message["role"], "content": text})
+    text = processor.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    return processor(text=text, images=images or None, return_tensors="pt")
+
+
 def encode(processor, conversation, folder):
+    if type(processor).__name__ == "Phi4MultimodalProcessor":
+        return encode_text(processor, conversation, folder)
     return processor.apply_chat_template(
         [with_pixels(conversation, folder)], add_generation_prompt=True, tokenize=True, return_dict=True,
         return_tensors="pt",

@@ -48,7 +48,6 @@ ModelSpec describe(const Json& config, const std::string& origin) {
   spec.image_token_id =
       get_or<int64_t>(object_or(config, "vision_config", none), "image_token_id", 200010, origin);
   spec.image_token = "<|endoftext10|>";
-  spec.image_placeholder = "<|image_{n}|>";
   spec.template_reads_text = true;
   spec.eos_ids = read_eos(config, config, text, origin);
   spec.bos_id = get_or<int64_t>(config, "bos_token_id", 199999, origin);
