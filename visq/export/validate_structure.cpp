@@ -174,7 +174,8 @@ void check_names(const ValidationContext& context, Validation& validation) {
   for (const std::string& name : context.source->names()) {
     if (!output.contains(name) || context.modules.contains(parent_of(name))) continue;
     const bool may_be_folded = smoothed && (name.ends_with("input_layernorm.weight") ||
-                                            name.ends_with("post_attention_layernorm.weight"));
+                                            name.ends_with("post_attention_layernorm.weight") ||
+                                            name.ends_with("pre_feedforward_layernorm.weight"));
     const TensorInfo &a = context.source->info(name), &b = output.info(name);
     findings.expect(a.dtype == b.dtype && a.shape == b.shape, "tensor '{}' has another dtype or shape", name);
     findings.expect(may_be_folded || same_bytes(context.source->bytes(name), output.bytes(name)),

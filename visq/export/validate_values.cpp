@@ -132,6 +132,11 @@ double relative_error(const at::Tensor& a, const at::Tensor& b) {
   return power > 0 ? std::sqrt(number((a - b).square().sum()) / power) : number(a.abs().max());
 }
 
+// Gemma's norms are stored less one (spec/models-phi-gemma.md §0.5).
+bool multiplies_by_one_plus_weight(const std::string& model_type) {
+  return model_type.starts_with("gemma") || model_type.starts_with("paligemma");
+}
+
 // The scale that smoothing moved from a norm into the weights, norm_source / norm_output; undefined: none.
 at::Tensor folded_into_norm(const ValidationContext& context, const std::string& module) {
   const bool attention =
@@ -139,11 +144,15 @@ at::Tensor folded_into_norm(const ValidationContext& context, const std::string&
   const bool mlp = module.ends_with("gate_proj") || module.ends_with("up_proj");
   if (!attention && !mlp) return {};
   const size_t block = module.rfind('.', module.rfind('.') - 1);  // before "self_attn" or "mlp"
-  const std::string norm = module.substr(0, block + 1) +
-                           (attention ? "input_layernorm.weight" : "post_attention_layernorm.weight");
+  const std::string layer = module.substr(0, block + 1);
+  std::string norm = layer + (attention ? "input_layernorm.weight" : "post_attention_layernorm.weight");
+  // Where norms follow attention and MLP too (Gemma), another one stands before the MLP.
+  const std::string before_mlp = layer + "pre_feedforward_layernorm.weight";
+  if (mlp && context.source->contains(before_mlp)) norm = before_mlp;
   if (!context.source->contains(norm)) return {};
-  const at::Tensor before = context.source->tensor(norm).to(at::kFloat),
-                   after = context.output.tensor(norm).to(at::kFloat);
+  const double offset = multiplies_by_one_plus_weight(context.model_type) ? 1 : 0;
+  const at::Tensor before = context.source->tensor(norm).to(at::kFloat) + offset,
+                   after = context.output.tensor(norm).to(at::kFloat) + offset;
   return at::where(before == 0, at::ones_like(before), before / after);
 }
 
