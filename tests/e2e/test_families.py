@@ -25,6 +25,7 @@ KINDS = {
     "internvl": (toy.make_internvl, "layer"),
     "mistral3": (toy.make_pixtral, "mistral3"),
     "gemma3": (toy.make_gemma3,),
+    "paligemma": (toy.make_paligemma, "gemma2"),
     "idefics3": (toy.make_smolvlm, "Idefics3"),
     "smolvlm": (toy.make_smolvlm, "SmolVLM"),
     "phi4_multimodal": (toy.make_phi4,),

@@ -30,6 +30,8 @@ from transformers import (
     Qwen2Config,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
+    PaliGemmaConfig,
+    PaliGemmaForConditionalGeneration,
     Phi4MultimodalConfig,
     Phi4MultimodalForCausalLM,
     Qwen3VLConfig,
@@ -380,7 +382,7 @@ def make_gemma3():
             "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}  # fmt: skip
     config = Gemma3Config(
         text_config=dict(**text_size(), head_dim=odd_head(), query_pre_attn_scalar=20,
-                         sliding_window=9, max_position_embeddings=2048, rope_parameters=rope,
+                         sliding_window=3, max_position_embeddings=2048, rope_parameters=rope,
                          layer_types=["sliding_attention", "full_attention", "sliding_attention"],
                          bos_token_id=tokenizer.token_to_id("<bos>")),
         vision_config=dict(hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
@@ -487,6 +489,28 @@ def make_phi4():
     return model, tokenizer, PHI, files
 
 
+def make_paligemma(text):
+    """@param text  gemma2 (PaliGemma 2) or gemma"""
+    tokenizer, tokenizer_config = fast_tokenizer(["<image>"])
+    sizes = dict(**text_size(), head_dim=odd_head(), bos_token_id=tokenizer.token_to_id("<bos>"), max_position_embeddings=2048)
+    if text == "gemma2":
+        sizes |= dict(query_pre_attn_scalar=20, sliding_window=9, attn_logit_softcapping=5.0, final_logit_softcapping=4.0)
+    config = PaliGemmaConfig(
+        text_config=dict(model_type=text, **sizes),
+        vision_config=dict(model_type="siglip_vision_model", hidden_size=64, intermediate_size=96, num_hidden_layers=3,
+                           num_attention_heads=4, patch_size=14, image_size=56, vision_use_head=False),
+        image_token_index=tokenizer.token_to_id("<image>"), projection_dim=text_size()["hidden_size"],
+    )  # fmt: skip
+    model = randomize(PaliGemmaForConditionalGeneration._from_config(config, attn_implementation="eager"))
+    files = {
+        "preprocessor_config.json": {"image_processor_type": "SiglipImageProcessor", "size": {"height": 56, "width": 56},
+                                     "resample": 3, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "image_seq_length": 16,
+                                     "processor_class": "PaliGemmaProcessor"},
+        "tokenizer_config.json": {**tokenizer_config, "extra_special_tokens": {"image_token": "<image>"}},
+    }  # fmt: skip
+    return model, tokenizer, None, files
+
+
 def respell(name, prefixes):
     for old, new in prefixes:
         if name.startswith(old):
@@ -515,7 +539,7 @@ NEWLINE = [("model.image_newline", "image_newline")]
 SPELLINGS["llava_next"] = {key: [*rules, *(NEWLINE if key in "AD" else [])] for key, rules in SPELLINGS["llava"].items()}
 SPELLINGS["llava_onevision"] = SPELLINGS["llava_next"]
 PLAIN = [*LANGUAGE, *PROJECTOR, ("model.vision_tower.", "vision_tower.")]  # towers without a vision_model level
-SPELLINGS["gemma3"] = SPELLINGS["llava"]
+SPELLINGS["gemma3"] = SPELLINGS["paligemma"] = SPELLINGS["llava"]
 SPELLINGS["phi4_multimodal"] = SPELLINGS["qwen3_vl"] = SPELLINGS["smolvlm"] = SPELLINGS["idefics3"] = {"A": []}
 SPELLINGS["internvl"] = SPELLINGS["mistral3"] = {"A": PLAIN, "B": [], "C": [], "D": PLAIN}
 
@@ -558,7 +582,8 @@ def save(folder, made, spelling):
     tokenizer.save(str(folder / "tokenizer.json"))
     for name, value in {"config.json": config, **files}.items():
         (folder / name).write_text(json.dumps(value, indent=1))
-    (folder / "chat_template.jinja").write_text(template)
+    if template is not None:
+        (folder / "chat_template.jinja").write_text(template)
     return folder
 
 

@@ -30,6 +30,7 @@ KINDS["qwen2_vl"] = (toy.make_qwen_vl, "2")
 KINDS["qwen2_5_vl"] = (toy.make_qwen_vl, "2.5")
 KINDS["qwen3_vl"] = (toy.make_qwen3_vl,)
 KINDS["gemma3"] = (toy.make_gemma3,)
+KINDS |= {f"paligemma-{text}": (toy.make_paligemma, text) for text in ("gemma", "gemma2")}
 KINDS["phi4_multimodal"] = (toy.make_phi4,)
 KINDS |= {kind.lower(): (toy.make_smolvlm, kind) for kind in ("SmolVLM", "Idefics3")}
 # Every kind in the hub's spelling, and one kind of each family in the others.
@@ -138,7 +139,17 @@ def encode_text(processor, conversation, folder):
     return processor(text=text, images=images or None, return_tensors="pt")
 
 
+def encode_plain(processor, conversation, folder):
+    """Without a chat template: images first, then the text (PaliGemma)."""
+    parts = [part for message in with_pixels(conversation, folder) for part in message["content"]]
+    images = [part["image"] for part in parts if part["type"] == "image"]
+    text = "".join(part["text"] for part in parts if part["type"] == "text")
+    return processor(text=processor.image_token * len(images) + text, images=[images], return_tensors="pt")
+
+
 def encode(processor, conversation, folder):
+    if type(processor).__name__ == "PaliGemmaProcessor":
+        return encode_plain(processor, conversation, folder)
     if type(processor).__name__ == "Phi4MultimodalProcessor":
         return encode_text(processor, conversation, folder)
     return processor.apply_chat_template(
@@ -177,6 +188,8 @@ def test_every_stage_equals_transformers(kind, spelling, made, samples, probe, t
     processor = AutoProcessor.from_pretrained(folder)
     worst = {}
     for index, conversation in enumerate(conversations):
+        if kind.startswith("paligemma") and index == 0:
+            continue  # its processor refuses texts without an image
         inputs = encode(processor, conversation, data.parent)
         assert computed[f"ids.{index}"].tolist() == inputs["input_ids"][0].tolist()
         for name, tensor in reference(model, inputs, index).items():

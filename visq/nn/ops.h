@@ -37,8 +37,8 @@ struct AttentionPattern {
   int64_t window = 0;   ///< and of these, the last `window` only; 0: all
   double scale = 0;     ///< of the scores; 0: head_dim^−1/2
   double softcap = 0;   ///< scores become c·tanh(score / c) before the mask; 0: off
-  /// int64 [tokens]: tokens of one sequence with the same number ≥ 0 see one another whatever their order,
-  /// within the window (spec/models-phi-gemma.md §4.3); undefined: none.
+  /// int64 [tokens]: tokens of one sequence with the same number ≥ 0 see one another whatever their order and
+  /// the window; undefined: none.
   at::Tensor blocks{};
 };
 
