@@ -87,12 +87,13 @@ at::Tensor attention_mask(const AttentionPattern& pattern, const at::Tensor& blo
   if (!pattern.causal || (!blocks.defined() && in_window && cached == length)) return {};
   const at::Tensor queries = at::arange(cached - length, cached, at::kLong).to(device).unsqueeze(1);
   const at::Tensor keys = at::arange(cached, at::kLong).to(device).unsqueeze(0);
-  at::Tensor mask = keys <= queries;
+  at::Tensor mask = (keys <= queries).view({1, 1, length, cached});
+  at::Tensor together;  // undefined: no blocks
+  if (blocks.defined() && cached == length)
+    together = ((blocks.unsqueeze(2) == blocks.unsqueeze(1)) & (blocks.unsqueeze(2) >= 0)).unsqueeze(1);
+  if (together.defined() && !pattern.blocks_cross_window) mask = mask | together;
   if (!in_window) mask = mask & (keys > queries - pattern.window);
-  mask = mask.view({1, 1, length, cached});
-  if (!blocks.defined() || cached != length) return mask;
-  const at::Tensor mine = blocks.unsqueeze(2), theirs = blocks.unsqueeze(1);
-  return mask | ((mine == theirs) & (mine >= 0)).unsqueeze(1);
+  return together.defined() && pattern.blocks_cross_window ? mask | together : mask;
 }
 
 /// As scaled_dot_product_attention, which knows no softcap: scores in the dtype of the activations, softmax

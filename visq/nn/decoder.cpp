@@ -314,6 +314,7 @@ at::Tensor decoder_layer(const DecoderSpec& spec, const DecoderLayer& layer, con
   pattern.scale = spec.score_scale;
   pattern.softcap = spec.score_softcap;
   pattern.blocks = blocks;
+  pattern.blocks_cross_window = spec.unordered == DecoderSpec::Unordered::prompt;
   const at::Tensor attn_out = cache != nullptr
                                   ? cached_attention(q, k, v, offsets, pattern, *cache, layer.index)
                                   : attention(q, k, v, offsets, pattern);

@@ -37,9 +37,10 @@ struct AttentionPattern {
   int64_t window = 0;   ///< and of these, the last `window` only; 0: all
   double scale = 0;     ///< of the scores; 0: head_dim^−1/2
   double softcap = 0;   ///< scores become c·tanh(score / c) before the mask; 0: off
-  /// int64 [tokens]: tokens of one sequence with the same number ≥ 0 see one another whatever their order and
-  /// the window; undefined: none.
+  /// int64 [tokens]: tokens of one sequence with the same number ≥ 0 see one another whatever their order;
+  /// undefined: none.
   at::Tensor blocks{};
+  bool blocks_cross_window = false;  ///< and however far apart (PaliGemma); Gemma 3 keeps the window
 };
 
 /// Attention inside each of the sequences laid end to end: rows offsets[i] … offsets[i+1] see each other.
