@@ -27,6 +27,11 @@ void read_selection(const Json& config, const LlavaDefaults& defaults, nn::Visio
 
 }  // namespace
 
+Json clip_large_336() {
+  return {{"hidden_size", 1024},       {"intermediate_size", 4096}, {"num_hidden_layers", 24},
+          {"num_attention_heads", 16}, {"image_size", 336},         {"patch_size", 14}};
+}
+
 ModelSpec describe_llava_like(const Json& config, const LlavaDefaults& defaults, const std::string& origin) {
   const Json& text = object_or(config, "text_config", defaults.text);
   const auto text_type = get_or<std::string>(text, "model_type", defaults.text_type, origin);

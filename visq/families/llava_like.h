@@ -21,6 +21,9 @@ struct LlavaDefaults {
   int64_t image_token_id = 32000;
 };
 
+/// vision_config of CLIP-L/14 at 336 pixels, the tower of LLaVA 1.5 and 1.6.
+Json clip_large_336();
+
 /// Fills everything but family, layout and image_token; the projector is linear, activation, linear.
 /// @throws Error for a text model or a tower that is not known, or a feature layer that does not exist
 ModelSpec describe_llava_like(const Json& config, const LlavaDefaults& defaults, const std::string& origin);

@@ -6,12 +6,7 @@ namespace visq {
 namespace {
 
 ModelSpec describe(const Json& config, const std::string& origin) {
-  static const LlavaDefaults defaults{.vision = {{"hidden_size", 1024},
-                                                 {"intermediate_size", 4096},
-                                                 {"num_hidden_layers", 24},
-                                                 {"num_attention_heads", 16},
-                                                 {"image_size", 336},
-                                                 {"patch_size", 14}},
+  static const LlavaDefaults defaults{.vision = clip_large_336(),
                                       .vision_type = "clip_vision_model",
                                       .text_type = "llama",
                                       .text = Json::object(),
