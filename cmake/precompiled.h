@@ -1,6 +1,5 @@
-// What nearly every source file needs; libtorch alone costs more than ten seconds a file otherwise.
-#include <ATen/ATen.h>
-#include <ATen/Parallel.h>
+// What nearly every source file needs.
+#include <ATen/core/Tensor.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 

@@ -2,6 +2,8 @@
 // [tokens, in].
 #include "visq/quant/solver.h"
 
+#include <ATen/ATen.h>
+
 #include "visq/core/format.h"
 #include "visq/io/safetensors.h"
 #include "visq/quant/codec.h"

@@ -1,5 +1,7 @@
 #include "visq/eval/runner.h"
 
+#include <ATen/ATen.h>
+
 #include "visq/core/process.h"
 
 namespace visq {

@@ -1,5 +1,7 @@
 #include "visq/eval/score.h"
 
+#include <ATen/ATen.h>
+
 #include <chrono>
 #include <cmath>
 #include <numeric>

@@ -1,5 +1,7 @@
 // The compressed-tensors layout of the two integer formats (spec/export.md §5): what vLLM and SGLang read for
 // INT8 and INT4.
+#include <ATen/ATen.h>
+
 #include <set>
 
 #include "visq/export/layout_parts.h"

@@ -1,5 +1,7 @@
 #include "visq/export/layout_parts.h"
 
+#include <ATen/ATen.h>
+
 #include <cmath>
 
 #include "visq/core/error.h"

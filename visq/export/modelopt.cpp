@@ -1,4 +1,6 @@
 // ModelOpt's unified Hugging Face layout (spec/export.md §3).
+#include <ATen/ATen.h>
+
 #include "visq/export/layout_parts.h"
 
 namespace visq {

@@ -1,4 +1,6 @@
 // Rules D (scales) and E (values against the source).
+#include <ATen/ATen.h>
+
 #include <cmath>
 
 #include "visq/core/error.h"

@@ -1,5 +1,7 @@
 #include "visq/families/model.h"
 
+#include <ATen/ATen.h>
+
 #include "visq/core/format.h"
 #include "visq/families/config.h"
 #include "visq/families/model_checks.h"

@@ -1,5 +1,7 @@
 #include "visq/pipeline/calibrate.h"
 
+#include <ATen/ATen.h>
+
 #include "visq/core/error.h"
 #include "visq/core/log.h"
 #include "visq/core/process.h"

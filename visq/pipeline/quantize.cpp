@@ -1,5 +1,7 @@
 #include "visq/pipeline/quantize.h"
 
+#include <ATen/ATen.h>
+
 #include <algorithm>
 #include <chrono>
 #include <iterator>

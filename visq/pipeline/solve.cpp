@@ -1,5 +1,7 @@
 #include "visq/pipeline/solve.h"
 
+#include <ATen/ATen.h>
+
 #include "visq/core/error.h"
 
 namespace visq {

@@ -1,5 +1,6 @@
 #include "visq/families/names.h"
 
+#include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
 #include "tests/unit/families/tiny_checkpoint.h"

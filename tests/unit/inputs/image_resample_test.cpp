@@ -1,5 +1,7 @@
 #include "visq/inputs/image_resample.h"
 
+#include <ATen/ATen.h>
+
 #include "image_support.h"
 
 namespace visq {

@@ -1,5 +1,7 @@
 #include "visq/io/checkpoint.h"
 
+#include <ATen/ATen.h>
+
 #include "tests/unit/io/fixtures.h"
 #include "visq/core/format.h"
 

@@ -1,5 +1,6 @@
 #include "visq/io/checkpoint_writer.h"
 
+#include <ATen/ATen.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
 

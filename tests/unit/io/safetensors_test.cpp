@@ -1,5 +1,6 @@
 #include "visq/io/safetensors.h"
 
+#include <ATen/ATen.h>
 #include <sys/stat.h>
 
 #include <cstring>

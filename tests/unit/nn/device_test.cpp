@@ -1,4 +1,5 @@
 // The same computation on a CPU and on a GPU.
+#include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
 #include "tests/unit/nn/tiny_models.h"

@@ -1,5 +1,6 @@
 #include "visq/nn/vision.h"
 
+#include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
 #include "tests/unit/nn/reference.h"

@@ -1,5 +1,6 @@
 #include "visq/pipeline/solve.h"
 
+#include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
 #include "tests/unit/pipeline/tiny_checkpoint.h"
