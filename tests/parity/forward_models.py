@@ -36,6 +36,8 @@ from transformers import (
     Phi4MultimodalForCausalLM,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
+    Qwen3VLMoeConfig,
+    Qwen3VLMoeForConditionalGeneration,
     SiglipVisionConfig,
     SmolVLMConfig,
     SmolVLMForConditionalGeneration,
@@ -403,11 +405,15 @@ def make_gemma3():
     return model, tokenizer, GEMMA, files
 
 
-def make_qwen3_vl():
+def make_qwen3_vl(moe=False):
+    """@param moe  experts in all layers but the second"""
     tokenizer = qwen_tokenizer(["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"])
     rope = {"rope_type": "default", "rope_theta": 500000.0, "mrope_section": [4, 2, 2], "mrope_interleaved": True}
-    config = Qwen3VLConfig(
-        text_config=dict(**text_size(), head_dim=16, rope_parameters=rope),
+    text = dict(**text_size(), head_dim=16, rope_parameters=rope)
+    if moe:
+        text |= dict(num_experts=6, num_experts_per_tok=2, moe_intermediate_size=128 if WIDE else 40, mlp_only_layers=[1])
+    config = (Qwen3VLMoeConfig if moe else Qwen3VLConfig)(
+        text_config=text,
         vision_config=dict(depth=3, hidden_size=64, intermediate_size=90, num_heads=4,
                            out_hidden_size=text_size()["hidden_size"],
                            num_position_embeddings=36, deepstack_visual_indexes=[0, 1]),
@@ -417,7 +423,7 @@ def make_qwen3_vl():
         vision_end_token_id=tokenizer.token_to_id("<|vision_end|>"),
         tie_word_embeddings=True,
     )  # fmt: skip
-    model = randomize(Qwen3VLForConditionalGeneration(config))
+    model = randomize((Qwen3VLMoeForConditionalGeneration if moe else Qwen3VLForConditionalGeneration)(config))
     files = {
         "preprocessor_config.json": {"image_processor_type": "Qwen2VLImageProcessor", "patch_size": 16, "merge_size": 2,
                                      "temporal_patch_size": 2, "size": {"shortest_edge": 4096, "longest_edge": 100352},
@@ -538,6 +544,7 @@ SPELLINGS["qwen2_vl"] = SPELLINGS["qwen2_5_vl"]
 NEWLINE = [("model.image_newline", "image_newline")]
 SPELLINGS["llava_next"] = {key: [*rules, *(NEWLINE if key in "AD" else [])] for key, rules in SPELLINGS["llava"].items()}
 SPELLINGS["llava_onevision"] = SPELLINGS["llava_next"]
+SPELLINGS["qwen3_vl_moe"] = {"A": [], "D": []}  # A: stacks of [in, out] matrices, as on the hub
 PLAIN = [*LANGUAGE, *PROJECTOR, ("model.vision_tower.", "vision_tower.")]  # towers without a vision_model level
 SPELLINGS["gemma3"] = SPELLINGS["paligemma"] = SPELLINGS["llava"]
 SPELLINGS["phi4_multimodal"] = SPELLINGS["qwen3_vl"] = SPELLINGS["smolvlm"] = SPELLINGS["idefics3"] = {"A": []}
@@ -574,7 +581,7 @@ def save(folder, made, spelling):
     pixtral = config["vision_config"].get("model_type") == "pixtral"
     prefixes = SPELLINGS["mistral3" if pixtral else config["model_type"]][spelling]
     tensors = {
-        respell(name, prefixes): tensor.contiguous()
+        respell(name, prefixes): (tensor.transpose(1, 2) if ".experts." in name and spelling == "A" else tensor).contiguous()
         for name, tensor in model.state_dict().items()
         if not (tied and name == "lm_head.weight")
     }

@@ -29,6 +29,7 @@ KINDS["mistral3"] = (toy.make_pixtral, "mistral3")
 KINDS["qwen2_vl"] = (toy.make_qwen_vl, "2")
 KINDS["qwen2_5_vl"] = (toy.make_qwen_vl, "2.5")
 KINDS["qwen3_vl"] = (toy.make_qwen3_vl,)
+KINDS["qwen3_vl_moe"] = (toy.make_qwen3_vl, True)
 KINDS["gemma3"] = (toy.make_gemma3,)
 KINDS |= {f"paligemma-{text}": (toy.make_paligemma, text) for text in ("gemma", "gemma2")}
 KINDS["phi4_multimodal"] = (toy.make_phi4,)
@@ -37,6 +38,7 @@ KINDS |= {kind.lower(): (toy.make_smolvlm, kind) for kind in ("SmolVLM", "Idefic
 CASES = [(kind, "A") for kind in KINDS]
 CASES += [(kind, spelling) for kind in ("llava-llama-clip", "llava_next-llama", "internvl-layer", "qwen2_5_vl", "gemma3")
           for spelling in "BCD"]  # fmt: skip
+CASES += [("qwen3_vl_moe", "D")]
 
 
 def rows_of(features):

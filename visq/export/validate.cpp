@@ -1,5 +1,8 @@
 #include "visq/export/validate.h"
 
+#include <algorithm>
+#include <iterator>
+
 #include "visq/core/error.h"
 #include "visq/export/validation_context.h"
 
@@ -7,8 +10,9 @@ namespace visq {
 namespace {
 
 std::vector<std::string> modules_with_matrix(const Checkpoint& checkpoint) {
-  std::vector<std::string> modules;
-  for (const std::string& name : checkpoint.names()) {
+  std::vector<std::string> names = checkpoint.names(), modules;
+  std::ranges::copy(checkpoint.stacked_names(), std::back_inserter(names));
+  for (const std::string& name : names) {
     for (const char* suffix : {".weight", ".weight_packed"}) {
       const size_t length = std::string(suffix).size();
       if (name.size() <= length || name.compare(name.size() - length, length, suffix) != 0) continue;

@@ -124,6 +124,17 @@ void check_engine_excludes(const ValidationContext& context, Validation& validat
     }
 }
 
+// Stacks of the source whose experts are quantized, every one.
+std::set<std::string> unstacked_tensors(const ValidationContext& context) {
+  std::set<std::string> whole, torn;
+  for (const std::string& name : context.source->stacked_names()) {
+    const std::string& stack = context.source->stored_in(name);
+    (context.modules.contains(parent_of(name)) ? whole : torn).insert(stack);
+  }
+  for (const std::string& stack : torn) whole.erase(stack);
+  return whole;
+}
+
 }  // namespace
 
 void check_files(const ValidationContext& context, Validation& validation) {
@@ -139,9 +150,10 @@ void check_names(const ValidationContext& context, Validation& validation) {
     if (context.source == nullptr) {
       findings.skip("needs --source");
     } else {
+      const std::set<std::string> unstacked = unstacked_tensors(context);
       for (const std::string& name : context.source->names())
         findings.expect(output.contains(name) || context.modules.contains(parent_of(name)) ||
-                            is_tied_alias(*context.source, name),
+                            unstacked.contains(name) || is_tied_alias(*context.source, name),
                         "tensor '{}' of the source is missing", name);
       static const std::set<std::string> kSuffixes = {"weight",         "weight_packed", "weight_scale",
                                                       "weight_scale_2", "weight_shape",  "input_scale",
@@ -167,15 +179,18 @@ void check_names(const ValidationContext& context, Validation& validation) {
                       group.front());
     }
   }
-  Findings findings(validation, "B6",
-                    "what is not quantized is the source's, byte for byte, folded norms and biases aside");
+  Findings findings(
+      validation, "B6",
+      "what is not quantized is the source's, byte for byte, folded norms, biases and routers aside");
   if (context.source == nullptr) return findings.skip("needs --source");
   const bool smoothed = context.quantized.scheme().solver != Solver::max;
   for (const std::string& name : context.source->names()) {
     if (!output.contains(name) || context.modules.contains(parent_of(name))) continue;
-    const bool may_be_folded = smoothed && (name.ends_with("input_layernorm.weight") ||
-                                            name.ends_with("post_attention_layernorm.weight") ||
-                                            name.ends_with("pre_feedforward_layernorm.weight"));
+    const bool may_be_folded =
+        smoothed &&
+        (name.ends_with("input_layernorm.weight") || name.ends_with("post_attention_layernorm.weight") ||
+         name.ends_with("pre_feedforward_layernorm.weight") || name.ends_with(".mlp.gate.weight") ||
+         name.ends_with(".router.weight"));
     const TensorInfo &a = context.source->info(name), &b = output.info(name);
     findings.expect(a.dtype == b.dtype && a.shape == b.shape, "tensor '{}' has another dtype or shape", name);
     findings.expect(may_be_folded || same_bytes(context.source->bytes(name), output.bytes(name)),

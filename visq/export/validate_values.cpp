@@ -145,7 +145,10 @@ at::Tensor folded_into_norm(const ValidationContext& context, const std::string&
       module.ends_with("q_proj") || module.ends_with("k_proj") || module.ends_with("v_proj");
   const bool mlp = module.ends_with("gate_proj") || module.ends_with("up_proj");
   if (!attention && !mlp) return {};
-  const size_t block = module.rfind('.', module.rfind('.') - 1);  // before "self_attn" or "mlp"
+  size_t block = std::string::npos;
+  for (const char* part : {".self_attn.", ".mlp.", ".feed_forward."})
+    if (block == std::string::npos) block = module.rfind(part);
+  if (block == std::string::npos) return {};
   const std::string layer = module.substr(0, block + 1);
   std::string norm = layer + (attention ? "input_layernorm.weight" : "post_attention_layernorm.weight");
   // Where norms follow attention and MLP too (Gemma), another one stands before the MLP.

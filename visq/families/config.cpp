@@ -7,18 +7,15 @@
 namespace visq {
 namespace {
 
+using Biases = TextDefaults::Biases;
+
 constexpr int64_t kMaxWidth = 1 << 20;
 constexpr int64_t kMaxLayers = 1024;
 constexpr int64_t kMaxTokenIds = 1 << 26;
+constexpr int64_t kMaxExperts = 4096;
 
 bool is_absent(const Json& object, const std::string& key) {
   return !object.is_object() || !object.contains(key);
-}
-
-/// The object under `key`, or an empty one.
-const Json& object_or_empty(const Json& config, const std::string& key) {
-  static const Json empty = Json::object();
-  return config.contains(key) && config.at(key).is_object() ? config.at(key) : empty;
 }
 
 void read_llama3(nn::Rope& rope, const Json& rules, int64_t max_positions, const std::string& origin) {
@@ -93,12 +90,13 @@ void read_ropes(const Json& config, const TextDefaults& defaults, nn::DecoderSpe
                 const std::string& origin) {
   const auto max_positions =
       get_or<int64_t>(config, "max_position_embeddings", defaults.max_positions, origin);
-  const Json* rules = &object_or_empty(config, "rope_parameters");
+  const Json none = Json::object();
+  const Json* rules = &object_or(config, "rope_parameters", none);
   // rope_scaling wins over rope_parameters, as in the reference.
-  if (const Json& scaling = object_or_empty(config, "rope_scaling"); !scaling.empty()) rules = &scaling;
-  const Json& parameters = object_or_empty(config, "rope_parameters");
-  const Json& local_rules = object_or_empty(parameters, "sliding_attention");
-  if (const Json& full = object_or_empty(parameters, "full_attention"); !full.empty()) rules = &full;
+  if (const Json& scaling = object_or(config, "rope_scaling", none); !scaling.empty()) rules = &scaling;
+  const Json& parameters = object_or(config, "rope_parameters", none);
+  const Json& local_rules = object_or(parameters, "sliding_attention", none);
+  if (const Json& full = object_or(parameters, "full_attention", none); !full.empty()) rules = &full;
   const double theta = get_or<double>(config, "rope_theta", defaults.theta, origin);
   spec.rope = read_rope(config, *rules, defaults, theta, max_positions, spec.head_dim, origin);
   if (defaults.local_theta > 0)
@@ -143,64 +141,30 @@ void read_windows(const Json& config, const TextDefaults& defaults, nn::DecoderS
   }
 }
 
-// clang-format off
-using Biases = TextDefaults::Biases;
-using Window = TextDefaults::Window;
-constexpr TextDefaults kLlama{
-    .vocab = 32000, .hidden = 4096, .intermediate = 11008, .layers = 32, .heads = 32, .kv_heads = {}, .head_dim = {},
-    .max_positions = 2048, .norm_eps = 1e-6, .theta = 1e4, .biases = Biases::from_config, .bos = 1, .eos = 2};
-constexpr TextDefaults kMistral{
-    .vocab = 32000, .hidden = 4096, .intermediate = 14336, .layers = 32, .heads = 32, .kv_heads = 8, .head_dim = {},
-    .max_positions = 131072, .norm_eps = 1e-6, .theta = 1e4, .window = Window::when_absent_4096, .bos = 1, .eos = 2};
-constexpr TextDefaults kQwen2{
-    .vocab = 151936, .hidden = 4096, .intermediate = 22016, .layers = 32, .heads = 32, .kv_heads = 32, .head_dim = {},
-    .max_positions = 32768, .norm_eps = 1e-6, .theta = 1e4, .biases = Biases::qkv, .window = Window::when_enabled};
-constexpr TextDefaults kQwen3{
-    .vocab = 151936, .hidden = 4096, .intermediate = 22016, .layers = 32, .heads = 32, .kv_heads = 32, .head_dim = 128,
-    .max_positions = 32768, .norm_eps = 1e-6, .theta = 1e4, .biases = Biases::attention,
-    .window = Window::when_enabled, .qk_norm = true};
-constexpr TextDefaults kQwen3Vl{
-    .vocab = 151936, .hidden = 4096, .intermediate = 22016, .layers = 32, .heads = 32, .kv_heads = 32, .head_dim = 128,
-    .max_positions = 128000, .norm_eps = 1e-6, .theta = 5e5, .biases = Biases::attention, .qk_norm = true,
-    .mrope_interleaved = true, .bos = 151643, .eos = 151645};
-constexpr TextDefaults kPhi3{
-    .vocab = 32064, .hidden = 3072, .intermediate = 8192, .layers = 32, .heads = 32, .kv_heads = {}, .head_dim = {},
-    .max_positions = 4096, .norm_eps = 1e-5, .theta = 1e4, .window = Window::when_given, .fused = true,
-    .bos = 1, .eos = 32000};
-constexpr TextDefaults kPhi4{
-    .vocab = 200064, .hidden = 3072, .intermediate = 8192, .layers = 32, .heads = 32, .kv_heads = 8, .head_dim = {},
-    .max_positions = 131072, .norm_eps = 1e-5, .theta = 1e4, .window = Window::when_given, .fused = true,
-    .bos = 199999, .eos = 199999};
-constexpr TextDefaults kGemma{
-    .vocab = 256000, .hidden = 3072, .intermediate = 24576, .layers = 28, .heads = 16, .kv_heads = 16, .head_dim = 256,
-    .max_positions = 8192, .norm_eps = 1e-6, .theta = 1e4, .activation = "gelu_pytorch_tanh", .norm_plus_one = true,
-    .scaled_embedding = true, .bos = 2, .eos = 1};
-constexpr TextDefaults kGemma2{
-    .vocab = 256000, .hidden = 2304, .intermediate = 9216, .layers = 26, .heads = 8, .kv_heads = 4, .head_dim = 256,
-    .max_positions = 8192, .norm_eps = 1e-6, .theta = 1e4, .window = Window::pattern, .window_pattern = 2,
-    .activation = "gelu_pytorch_tanh", .norm_plus_one = true, .sandwich_norms = true, .scaled_embedding = true,
-    .query_scalar = 256, .score_softcap = 50, .logit_softcap = 30, .bos = 2, .eos = 1};
-constexpr TextDefaults kGemma3{
-    .vocab = 262208, .hidden = 2304, .intermediate = 9216, .layers = 26, .heads = 8, .kv_heads = 4, .head_dim = 256,
-    .max_positions = 131072, .norm_eps = 1e-6, .theta = 1e6, .window = Window::pattern, .window_pattern = 6,
-    .activation = "gelu_pytorch_tanh", .norm_plus_one = true, .sandwich_norms = true, .qk_norm = true,
-    .scaled_embedding = true, .query_scalar = 256, .local_theta = 1e4, .bos = 2, .eos = 1};
-
-constexpr std::pair<const char*, const TextDefaults*> kTextModels[] = {
-    {"llama", &kLlama}, {"mistral", &kMistral}, {"qwen2", &kQwen2}, {"qwen3", &kQwen3},
-    {"qwen3_vl_text", &kQwen3Vl}, {"phi3", &kPhi3}, {"phi4_multimodal", &kPhi4}, {"gemma", &kGemma},
-    {"gemma2", &kGemma2}, {"gemma3_text", &kGemma3}};
-// clang-format on
+/// Which layers have experts, and what they are (Qwen's keys). Absent where the class has none.
+void read_experts(const Json& config, const TextDefaults& defaults, nn::DecoderSpec& spec,
+                  const std::string& origin) {
+  if (defaults.experts.count == 0) return;
+  nn::ExpertsSpec& experts = spec.experts;
+  const char* const count_key = is_absent(config, "num_experts") ? "num_local_experts" : "num_experts";
+  experts.count = read_extent(config, count_key, defaults.experts.count, kMaxExperts, origin);
+  experts.per_token =
+      read_extent(config, "num_experts_per_tok", defaults.experts.per_token, experts.count, origin);
+  experts.intermediate =
+      read_extent(config, "moe_intermediate_size", defaults.experts.intermediate, kMaxWidth, origin);
+  experts.normalize =
+      defaults.experts.always_normalized || get_or<bool>(config, "norm_topk_prob", false, origin);
+  const int64_t step = read_extent(config, "decoder_sparse_step", 1, kMaxLayers, origin);
+  const std::vector<int64_t> dense = read_integers(config, "mlp_only_layers", origin);
+  for (int64_t layer = 0; layer < spec.layers; ++layer)
+    experts.sparse.push_back((layer + 1) % step == 0 && std::ranges::find(dense, layer) == dense.end());
+}
 
 }  // namespace
 
-const TextDefaults& text_defaults(const std::string& model_type, const std::string& origin) {
-  std::string supported;
-  for (const auto& [name, defaults] : kTextModels) {
-    if (model_type == name) return *defaults;
-    supported += visq::format("{}{}", supported.empty() ? "" : ", ", name);
-  }
-  fail("{}: text model '{}' is not supported ({} are)", origin, model_type, supported);
+const Json& object_or(const Json& config, const std::string& key, const Json& otherwise) {
+  return config.is_object() && config.contains(key) && config.at(key).is_object() ? config.at(key)
+                                                                                  : otherwise;
 }
 
 int64_t read_extent(const Json& object, const std::string& key, int64_t fallback, int64_t limit,
@@ -277,6 +241,7 @@ nn::DecoderSpec read_decoder(const Json& config, const TextDefaults& defaults, c
     spec.logit_softcap = get_or<double>(config, "final_logit_softcapping", defaults.logit_softcap, origin);
   read_ropes(config, defaults, spec, origin);
   read_windows(config, defaults, spec, origin);
+  read_experts(config, defaults, spec, origin);
   return spec;
 }
 

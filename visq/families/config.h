@@ -31,6 +31,10 @@ struct TextDefaults {
   double score_softcap = 0, logit_softcap = 0;
   double original_max_positions = 4096;  ///< longrope
   bool mrope_interleaved = false;
+  struct Experts {
+    int64_t count = 0, per_token = 0, intermediate = 0;
+    bool always_normalized = false;  ///< whatever "norm_topk_prob" says
+  } experts = {};
   std::optional<int64_t> bos = std::nullopt, eos = std::nullopt;
 };
 
@@ -40,6 +44,8 @@ const TextDefaults& text_defaults(const std::string& model_type, const std::stri
 /// @param config  text_config, or the root of a flat config
 nn::DecoderSpec read_decoder(const Json& config, const TextDefaults& defaults, const std::string& origin);
 
+/// The object under `key`, or another one.
+const Json& object_or(const Json& config, const std::string& key, const Json& otherwise);
 /// An integer or a list of integers under `key`; empty when absent or null.
 std::vector<int64_t> read_integers(const Json& object, const std::string& key, const std::string& origin);
 /// The value of `key`, or the one value of a list of equal ones ([14, 14]). @throws Error outside 1 … `limit`

@@ -13,6 +13,7 @@ Family llava_onevision_family();
 Family qwen2_vl_family();
 Family qwen2_5_vl_family();
 Family qwen3_vl_family();
+Family qwen3_vl_moe_family();
 Family internvl_family();
 Family mistral3_family();
 Family gemma3_family();
@@ -23,10 +24,10 @@ Family phi4_multimodal_family();
 
 const std::vector<Family>& families() {
   static const std::vector<Family> all = {
-      llava_family(),          llava_next_family(), llava_onevision_family(), qwen2_vl_family(),
-      qwen2_5_vl_family(),     qwen3_vl_family(),   internvl_family(),        mistral3_family(),
-      gemma3_family(),         paligemma_family(),  idefics3_family(),        phi3_v_family(),
-      phi4_multimodal_family()};
+      llava_family(),      llava_next_family(),     llava_onevision_family(), qwen2_vl_family(),
+      qwen2_5_vl_family(), qwen3_vl_family(),       qwen3_vl_moe_family(),    internvl_family(),
+      mistral3_family(),   gemma3_family(),         paligemma_family(),       idefics3_family(),
+      phi3_v_family(),     phi4_multimodal_family()};
   return all;
 }
 

@@ -13,9 +13,9 @@
 
 namespace visq {
 
-/// One prefix rule from a checkpoint's spelling to the canonical one (the tree of transformers 5.x).
+/// One rule from a checkpoint's spelling to the canonical one (the tree of transformers 5.x).
 struct NameRule {
-  std::string from, to;             ///< prefixes
+  std::string from, to;             ///< prefixes; with a leading dot: parts anywhere in the name (the first)
   std::vector<std::string> unless;  ///< the rule does not apply to names that start with one of these
 };
 

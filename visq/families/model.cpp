@@ -75,14 +75,18 @@ nn::DecoderLayer Model::load_layer(int64_t index) const {
   const nn::DecoderSpec& decoder = spec_.decoder;
   nn::DecoderLayer layer;
   layer.index = index;
-  for (const nn::Role role : nn::roles(decoder)) {
-    const std::string module = names_.module(spec_, index, role);
-    if (module.empty())
-      fail("{}: no tensor of '{}' in layer {} is in the files", checkpoint_.directory().string(),
-           nn::role_path(role), index);
-    layer.linear(role) = loader_ ? loader_(module) : load_linear(module);
-  }
   const std::string prefix = visq::format("{}layers.{}.", spec_.decoder_prefix, index);
+  if (decoder.is_sparse(index)) {
+    layer.router = load_canonical(prefix + nn::kRouterPath);
+    layer.experts.resize(static_cast<size_t>(decoder.experts.count));
+  }
+  for (const nn::LinearId& id : nn::linears(decoder, index)) {
+    const std::string module = names_.module(spec_, index, id);
+    if (module.empty())
+      fail("{}: no tensor of '{}{}' is in the files", checkpoint_.directory().string(), prefix,
+           nn::linear_path(decoder, index, id));
+    layer.linear(id) = loader_ ? loader_(module) : load_linear(module);
+  }
   layer.input_norm = load_norm(prefix + nn::norm_path(decoder, nn::InputGroup::attn_in));
   layer.mlp_norm = load_norm(prefix + nn::norm_path(decoder, nn::InputGroup::mlp_in));
   if (decoder.sandwich_norms) {

@@ -11,9 +11,10 @@ namespace visq {
 namespace {
 
 /// [out, in] of a decoder linear.
-std::pair<int64_t, int64_t> linear_shape(const nn::DecoderSpec& spec, nn::Role role) {
+std::pair<int64_t, int64_t> linear_shape(const nn::DecoderSpec& spec, int64_t layer, const nn::LinearId& id) {
   const int64_t queries = spec.heads * spec.head_dim, keys = spec.kv_heads * spec.head_dim;
-  switch (role) {
+  const int64_t width = nn::up_rows(spec, layer, id.expert).count;
+  switch (id.role) {
     case nn::Role::q:
       return {queries, spec.hidden};
     case nn::Role::k:
@@ -25,13 +26,13 @@ std::pair<int64_t, int64_t> linear_shape(const nn::DecoderSpec& spec, nn::Role r
       return {spec.hidden, queries};
     case nn::Role::gate:
     case nn::Role::up:
-      return {spec.intermediate, spec.hidden};
+      return {width, spec.hidden};
     case nn::Role::gate_up:
-      return {2 * spec.intermediate, spec.hidden};
+      return {2 * width, spec.hidden};
     case nn::Role::down:
-      return {spec.hidden, spec.intermediate};
+      return {spec.hidden, width};
   }
-  fail("role {} does not exist", static_cast<int>(role));
+  fail("role {} does not exist", static_cast<int>(id.role));
 }
 
 bool has_bias(const nn::DecoderSpec& spec, nn::Role role) {
@@ -62,10 +63,12 @@ void expect_decoder(const ModelSpec& spec, bool with_linears, Expectations& expe
       expect.norm(layer + "self_attn.q_norm", decoder.head_dim, false);
       expect.norm(layer + "self_attn.k_norm", decoder.head_dim, false);
     }
+    if (decoder.is_sparse(i))
+      expect.linear(layer + nn::kRouterPath, decoder.experts.count, decoder.hidden, false);
     if (!with_linears) continue;
-    for (const nn::Role role : nn::roles(decoder)) {
-      const auto [out, in] = linear_shape(decoder, role);
-      expect.linear(layer + nn::role_path(role), out, in, has_bias(decoder, role));
+    for (const nn::LinearId& id : nn::linears(decoder, i)) {
+      const auto [out, in] = linear_shape(decoder, i, id);
+      expect.linear(layer + nn::linear_path(decoder, i, id), out, in, has_bias(decoder, id.role));
     }
   }
   expect.norm(spec.decoder_prefix + "norm", decoder.hidden, false);
@@ -118,10 +121,10 @@ void check_tensors(const ModelSpec& spec, const NameMap& names, const Checkpoint
     check_tensor({"lm_head.weight", head}, names, checkpoint);
   if (!with_linears) return;
   for (int64_t i = 0; i < spec.decoder.layers; ++i) {
-    for (const nn::Role role : nn::roles(spec.decoder)) {
-      if (has_bias(spec.decoder, role)) continue;
-      const std::string source =
-          names.source(visq::format("{}layers.{}.{}.bias", spec.decoder_prefix, i, nn::role_path(role)));
+    for (const nn::LinearId& id : nn::linears(spec.decoder, i)) {
+      if (has_bias(spec.decoder, id.role)) continue;
+      const std::string source = names.source(
+          visq::format("{}layers.{}.{}.bias", spec.decoder_prefix, i, nn::linear_path(spec.decoder, i, id)));
       if (!source.empty())
         fail("{}: tensor '{}' exists, but config.json says that this linear has no bias",
              checkpoint.file_of(source).string(), source);

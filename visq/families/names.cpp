@@ -11,13 +11,16 @@ std::string NameMap::canonical(const ModelSpec& spec, const std::string& source_
   for (const NameRule& rule : spec.name_rules) {
     const bool exempt =
         std::ranges::any_of(rule.unless, [&](const std::string& prefix) { return name.starts_with(prefix); });
-    if (!exempt && name.starts_with(rule.from)) name = rule.to + name.substr(rule.from.size());
+    const size_t at = rule.from.starts_with('.')    ? name.find(rule.from)
+                      : name.starts_with(rule.from) ? 0
+                                                    : std::string::npos;
+    if (!exempt && at != std::string::npos) name.replace(at, rule.from.size(), rule.to);
   }
   return name;
 }
 
 NameMap::NameMap(const ModelSpec& spec, const Checkpoint& checkpoint) {
-  for (const std::string& source_name : checkpoint.names()) {
+  const auto add = [&](const std::string& source_name) {
     const std::string name = canonical(spec, source_name);
     const auto [it, added] = source_of_.emplace(name, source_name);
     if (!added)
@@ -26,7 +29,9 @@ NameMap::NameMap(const ModelSpec& spec, const Checkpoint& checkpoint) {
     const size_t dot = name.rfind('.'), source_dot = source_name.rfind('.');
     if (dot != std::string::npos && source_dot != std::string::npos)
       module_of_.emplace(name.substr(0, dot), source_name.substr(0, source_dot));
-  }
+  };
+  std::ranges::for_each(checkpoint.names(), add);
+  std::ranges::for_each(checkpoint.stacked_names(), add);
 }
 
 std::string NameMap::source(const std::string& name) const {
@@ -39,12 +44,17 @@ std::string NameMap::source_module(const std::string& name) const {
   return it == module_of_.end() ? "" : it->second;
 }
 
-std::string NameMap::module(const ModelSpec& spec, int64_t layer, nn::Role role) const {
-  return source_module(visq::format("{}layers.{}.{}", spec.decoder_prefix, layer, nn::role_path(role)));
+std::string NameMap::module(const ModelSpec& spec, int64_t layer, const nn::LinearId& id) const {
+  return source_module(
+      visq::format("{}layers.{}.{}", spec.decoder_prefix, layer, nn::linear_path(spec.decoder, layer, id)));
+}
+
+std::string NameMap::router(const ModelSpec& spec, int64_t layer) const {
+  return source_module(visq::format("{}layers.{}.{}", spec.decoder_prefix, layer, nn::kRouterPath));
 }
 
 std::string NameMap::attention(const ModelSpec& spec, int64_t layer) const {
-  const std::string keys = module(spec, layer, nn::key_rows(spec.decoder).role);
+  const std::string keys = module(spec, layer, nn::key_rows(spec.decoder).linear);
   return keys.substr(0, keys.rfind('.'));
 }
 

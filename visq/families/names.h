@@ -20,7 +20,9 @@ class NameMap {
   std::string source_module(const std::string& canonical) const;
   /// Module name in the files of a decoder linear ("" when absent), e.g.
   /// "language_model.model.layers.0.self_attn.q_proj".
-  std::string module(const ModelSpec& spec, int64_t layer, nn::Role role) const;
+  std::string module(const ModelSpec& spec, int64_t layer, const nn::LinearId& id) const;
+  /// The router of a sparse layer, e.g. "model.language_model.layers.0.mlp.gate".
+  std::string router(const ModelSpec& spec, int64_t layer) const;
   /// The attention module of a layer, e.g. "language_model.model.layers.0.self_attn".
   std::string attention(const ModelSpec& spec, int64_t layer) const;
   static std::string canonical(const ModelSpec& spec, const std::string& source_name);

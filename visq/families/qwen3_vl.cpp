@@ -8,14 +8,12 @@ namespace {
 
 using nn::ProjectorOp;
 
-ModelSpec describe(const Json& config, const std::string& origin) {
-  const TextDefaults& text_class = text_defaults("qwen3_vl_text", origin);
+ModelSpec describe_as(const TextDefaults& text_class, const Json& config, const std::string& origin) {
   const Json none = Json::object();
   const Json& text = object_or(config, "text_config", none);
   const Json& vision = object_or(config, "vision_config", none);
 
   ModelSpec spec;
-  spec.family = "qwen3_vl";
   spec.decoder = read_decoder(text, text_class, origin);
   spec.decoder.tied_head = read_tied(config, text, origin);
   read_mrope(spec.decoder, {24, 20, 20}, origin);
@@ -47,10 +45,29 @@ ModelSpec describe(const Json& config, const std::string& origin) {
   return spec;
 }
 
+ModelSpec describe_dense(const Json& config, const std::string& origin) {
+  ModelSpec spec = describe_as(text_defaults("qwen3_vl_text", origin), config, origin);
+  spec.family = "qwen3_vl";
+  return spec;
+}
+
+ModelSpec describe_moe(const Json& config, const std::string& origin) {
+  ModelSpec spec = describe_as(text_defaults("qwen3_vl_moe_text", origin), config, origin);
+  spec.family = "qwen3_vl_moe";
+  return spec;
+}
+
 }  // namespace
 
 Family qwen3_vl_family() {
-  return {"qwen3_vl", {"Qwen3VLForConditionalGeneration"}, "Qwen3-VL (dense)", describe};
+  return {"qwen3_vl", {"Qwen3VLForConditionalGeneration"}, "Qwen3-VL (dense)", describe_dense};
+}
+
+Family qwen3_vl_moe_family() {
+  return {"qwen3_vl_moe",
+          {"Qwen3VLMoeForConditionalGeneration"},
+          "Qwen3-VL with a mixture of experts (30B-A3B, 235B-A22B)",
+          describe_moe};
 }
 
 }  // namespace visq

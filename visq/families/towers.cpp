@@ -134,9 +134,4 @@ Tower read_tower(const Json& vision, const std::string& otherwise, const std::st
   return tower;
 }
 
-const Json& object_or(const Json& config, const std::string& key, const Json& otherwise) {
-  return config.is_object() && config.contains(key) && config.at(key).is_object() ? config.at(key)
-                                                                                  : otherwise;
-}
-
 }  // namespace visq

@@ -23,7 +23,4 @@ Tower read_qwen2_vl_tower(const Json& vision, const std::string& origin);
 Tower read_qwen2_5_vl_tower(const Json& vision, const std::string& origin);
 Tower read_qwen3_vl_tower(const Json& vision, const std::string& origin);
 
-/// `config[key]`, or `otherwise` where it is absent or no object.
-const Json& object_or(const Json& config, const std::string& key, const Json& otherwise);
-
 }  // namespace visq

@@ -146,6 +146,19 @@ Checkpoint::Checkpoint(fs::path directory) : directory_(std::move(directory)) {
     if (!contains(tensor) || file_of(tensor).filename() != shard)
       fail("{}: tensor '{}' is not in this shard, though {} says so", (directory_ / shard).string(), tensor,
            kIndex);
+  find_stacks();
+}
+
+void Checkpoint::find_stacks() {
+  std::map<std::string, const TensorInfo*> tensors;
+  for (const std::string& name : names_) tensors.emplace(name, &info(name));
+  slices_ = expert_slices(tensors, directory_.string());
+  for (const auto& [name, slice] : slices_) stacked_names_.push_back(name);
+}
+
+const std::string& Checkpoint::stored_in(const std::string& name) const {
+  const auto slice = slices_.find(name);
+  return slice == slices_.end() ? name : slice->second.stack;
 }
 
 void Checkpoint::add_shard(const std::string& name) {
@@ -165,9 +178,14 @@ const Checkpoint::Where& Checkpoint::where(const std::string& name) const {
   return it->second;
 }
 
-const TensorInfo& Checkpoint::info(const std::string& name) const { return *where(name).second; }
+const TensorInfo& Checkpoint::info(const std::string& name) const {
+  const auto slice = slices_.find(name);
+  return slice == slices_.end() ? *where(name).second : slice->second.info;
+}
 
 at::Tensor Checkpoint::tensor(const std::string& name) const {
+  if (const auto slice = slices_.find(name); slice != slices_.end())
+    return read_slice(tensor(slice->second.stack), slice->second);
   const auto& [file, tensor] = where(name);
   return file->tensor(*tensor);
 }
@@ -177,7 +195,9 @@ std::span<const std::byte> Checkpoint::bytes(const std::string& name) const {
   return file->bytes(*tensor);
 }
 
-const fs::path& Checkpoint::file_of(const std::string& name) const { return where(name).first->path(); }
+const fs::path& Checkpoint::file_of(const std::string& name) const {
+  return where(stored_in(name)).first->path();
+}
 
 uint64_t Checkpoint::total_bytes() const {
   uint64_t total = 0;

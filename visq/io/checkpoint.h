@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "visq/core/json.h"
+#include "visq/io/expert_stacks.h"
 #include "visq/io/safetensors.h"
 
 namespace visq {
@@ -27,7 +28,12 @@ class Checkpoint {
 
   /// Sorted by shard, then by place in the shard.
   const std::vector<std::string>& names() const { return names_; }
-  bool contains(const std::string& name) const { return where_.contains(name); }
+  /// Experts that lie in stacks (io/expert_stacks.h), one by one: contains(), info(), tensor() and file_of()
+  /// know them too, but names() and bytes() know only what stands in the files.
+  const std::vector<std::string>& stacked_names() const { return stacked_names_; }
+  /// The tensor of the files that holds this one: its stack, or itself.
+  const std::string& stored_in(const std::string& name) const;
+  bool contains(const std::string& name) const { return where_.contains(name) || slices_.contains(name); }
   /// @throws Error naming the checkpoint when there is no such tensor (the same for the next three)
   const TensorInfo& info(const std::string& name) const;
   at::Tensor tensor(const std::string& name) const;
@@ -45,6 +51,7 @@ class Checkpoint {
  private:
   using Where = std::pair<const SafetensorsFile*, const TensorInfo*>;
   void add_shard(const std::string& name);
+  void find_stacks();
   const Where& where(const std::string& name) const;
 
   std::filesystem::path directory_;
@@ -53,6 +60,8 @@ class Checkpoint {
   std::vector<std::unique_ptr<SafetensorsFile>> files_;
   std::vector<std::string> names_;
   std::map<std::string, Where> where_;
+  std::vector<std::string> stacked_names_;
+  std::map<std::string, ExpertSlice> slices_;
 };
 
 }  // namespace visq

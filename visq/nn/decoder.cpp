@@ -3,11 +3,13 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <iterator>
 #include <numbers>
 #include <tuple>
 #include <utility>
 
 #include "visq/core/error.h"
+#include "visq/core/format.h"
 #include "visq/core/tiled.h"
 
 namespace visq::nn {
@@ -36,19 +38,6 @@ const char* role_path(Role role) {
   fail("role {} does not exist", static_cast<int>(role));
 }
 
-std::vector<Role> roles(const DecoderSpec& spec) {
-  std::vector<Role> present;
-  for (const Role role : kRoles) {
-    const bool fused = role == Role::qkv || role == Role::gate_up;
-    const InputGroup group = group_of(role);
-    const bool wanted = group == InputGroup::attn_in  ? fused == spec.fused_qkv
-                        : group == InputGroup::mlp_in ? fused == spec.fused_gate_up
-                                                      : true;
-    if (wanted) present.push_back(role);
-  }
-  return present;
-}
-
 InputGroup group_of(Role role) {
   switch (role) {
     case Role::q:
@@ -68,10 +57,53 @@ InputGroup group_of(Role role) {
   fail("role {} does not exist", static_cast<int>(role));
 }
 
-std::vector<Role> members(const DecoderSpec& spec, InputGroup group) {
-  std::vector<Role> found = roles(spec);
-  std::erase_if(found, [group](Role role) { return group_of(role) != group; });
+std::string linear_path(const DecoderSpec& spec, int64_t layer, const LinearId& id) {
+  const std::string path = role_path(id.role);
+  const InputGroup group = group_of(id.role);
+  const bool mlp = group == InputGroup::mlp_in || group == InputGroup::mlp_out;
+  if (!mlp || !spec.is_sparse(layer)) return path;
+  const std::string leaf = path.substr(path.find('.') + 1);
+  if (id.expert == kNoExpert) return "mlp.shared_expert." + leaf;
+  return visq::format("mlp.experts.{}.{}", id.expert, leaf);
+}
+
+std::vector<GroupId> groups(const DecoderSpec& spec, int64_t layer) {
+  std::vector<GroupId> all = {{InputGroup::attn_in}, {InputGroup::attn_out}};
+  const bool sparse = spec.is_sparse(layer);
+  if (!sparse || spec.experts.shared > 0)
+    for (const InputGroup group : {InputGroup::mlp_in, InputGroup::mlp_out}) all.push_back({group});
+  if (sparse)
+    for (int64_t expert = 0; expert < spec.experts.count; ++expert)
+      for (const InputGroup group : {InputGroup::mlp_in, InputGroup::mlp_out}) all.push_back({group, expert});
+  return all;
+}
+
+std::vector<LinearId> members(const DecoderSpec& spec, const GroupId& id) {
+  std::vector<LinearId> found;
+  for (const Role role : kRoles) {
+    if (group_of(role) != id.group) continue;
+    const bool fused = role == Role::qkv || role == Role::gate_up;
+    const bool wanted = id.group == InputGroup::attn_in  ? fused == spec.fused_qkv
+                        : id.group == InputGroup::mlp_in ? fused == spec.fused_gate_up
+                                                         : true;
+    if (wanted) found.push_back({role, id.expert});
+  }
   return found;
+}
+
+std::vector<LinearId> linears(const DecoderSpec& spec, int64_t layer) {
+  std::vector<LinearId> all;
+  for (const GroupId& id : groups(spec, layer)) std::ranges::copy(members(spec, id), std::back_inserter(all));
+  return all;
+}
+
+std::vector<LinearId> smoothed_together(const DecoderSpec& spec, int64_t layer, const GroupId& id) {
+  std::vector<LinearId> all;
+  for (const GroupId& other : groups(spec, layer)) {
+    const bool same_norm = other.group == InputGroup::mlp_in && id.group == InputGroup::mlp_in;
+    if (other == id || same_norm) std::ranges::copy(members(spec, other), std::back_inserter(all));
+  }
+  return all;
 }
 
 const char* group_name(InputGroup group) {
@@ -97,23 +129,27 @@ const char* norm_path(const DecoderSpec& spec, InputGroup group) {
 
 RowRange key_rows(const DecoderSpec& spec) {
   const int64_t keys = spec.kv_heads * spec.head_dim;
-  if (spec.fused_qkv) return {Role::qkv, spec.heads * spec.head_dim, keys};
-  return {Role::k, 0, keys};
+  if (spec.fused_qkv) return {{Role::qkv}, spec.heads * spec.head_dim, keys};
+  return {{Role::k}, 0, keys};
 }
 
 RowRange value_rows(const DecoderSpec& spec) {
   const RowRange keys = key_rows(spec);
-  if (spec.fused_qkv) return {Role::qkv, keys.begin + keys.count, keys.count};
-  return {Role::v, 0, keys.count};
+  if (spec.fused_qkv) return {{Role::qkv}, keys.begin + keys.count, keys.count};
+  return {{Role::v}, 0, keys.count};
 }
 
-RowRange up_rows(const DecoderSpec& spec) {
-  if (spec.fused_gate_up) return {Role::gate_up, spec.intermediate, spec.intermediate};
-  return {Role::up, 0, spec.intermediate};
+RowRange up_rows(const DecoderSpec& spec, int64_t layer, int64_t expert) {
+  if (spec.fused_gate_up) return {{Role::gate_up}, spec.intermediate, spec.intermediate};
+  const int64_t width = expert != kNoExpert     ? spec.experts.intermediate
+                        : spec.is_sparse(layer) ? spec.experts.shared
+                                                : spec.intermediate;
+  return {{Role::up, expert}, 0, width};
 }
 
-const Linear& DecoderLayer::linear(Role role) const {
-  switch (role) {
+Linear& DecoderLayer::linear(const LinearId& id) {
+  Expert* const own = id.expert == kNoExpert ? nullptr : &experts.at(static_cast<size_t>(id.expert));
+  switch (id.role) {
     case Role::q:
       return q;
     case Role::k:
@@ -125,19 +161,15 @@ const Linear& DecoderLayer::linear(Role role) const {
     case Role::o:
       return o;
     case Role::gate:
-      return gate;
+      return own != nullptr ? own->gate : gate;
     case Role::up:
-      return up;
+      return own != nullptr ? own->up : up;
     case Role::gate_up:
       return gate_up;
     case Role::down:
-      return down;
+      return own != nullptr ? own->down : down;
   }
-  fail("role {} does not exist", static_cast<int>(role));
-}
-
-Linear& DecoderLayer::linear(Role role) {
-  return const_cast<Linear&>(static_cast<const DecoderLayer&>(*this).linear(role));
+  fail("role {} does not exist", static_cast<int>(id.role));
 }
 
 namespace {
@@ -275,12 +307,30 @@ Heads project_heads(const DecoderSpec& spec, const DecoderLayer& layer, const at
   return heads;
 }
 
-/// act(gate(x)) · up(x)
-at::Tensor gated(const DecoderSpec& spec, const DecoderLayer& layer, const at::Tensor& x) {
-  if (!spec.fused_gate_up) return activate(spec.activation, apply(layer.gate, x)).mul_(apply(layer.up, x));
-  const at::Tensor both = apply(layer.gate_up, x);
-  return activate(spec.activation, both.narrow(1, 0, spec.intermediate).contiguous())
-      .mul_(both.narrow(1, spec.intermediate, spec.intermediate));
+/// @param x  [tokens, hidden], normalized
+at::Tensor dense_mlp(const DecoderSpec& spec, const DecoderLayer& layer, const at::Tensor& x,
+                     const LayerObserver* observer) {
+  at::Tensor hidden;
+  if (spec.fused_gate_up) {
+    const at::Tensor both = apply(layer.gate_up, x);
+    hidden = activate(spec.activation, both.narrow(1, 0, spec.intermediate).contiguous())
+                 .mul_(both.narrow(1, spec.intermediate, spec.intermediate));
+  } else {
+    hidden = gated(spec.activation, layer.gate, layer.up, x);
+  }
+  if (observer != nullptr && observer->input) observer->input(InputGroup::mlp_out, hidden);
+  return apply(layer.down, hidden);
+}
+
+/// The MLP of a layer, dense or sparse. @param x  [tokens, hidden], normalized
+at::Tensor mlp(const DecoderSpec& spec, const DecoderLayer& layer, const at::Tensor& x,
+               const LayerObserver* observer) {
+  if (!spec.is_sparse(layer.index)) return dense_mlp(spec, layer, x, observer);
+  const at::Tensor scores = apply(layer.router, x);
+  if (observer != nullptr && observer->router) observer->router(scores);
+  const at::Tensor routed = run_experts(spec.experts, spec.activation, layer.experts, x, scores,
+                                        observer != nullptr ? observer->expert : ExpertObserver());
+  return spec.experts.shared > 0 ? dense_mlp(spec, layer, x, observer).add_(routed) : routed;
 }
 
 }  // namespace
@@ -325,9 +375,7 @@ at::Tensor decoder_layer(const DecoderSpec& spec, const DecoderLayer& layer, con
 
   const at::Tensor mlp_in = norm(layer.mlp_norm, middle);
   observe(InputGroup::mlp_in, mlp_in);
-  const at::Tensor mlp_out = gated(spec, layer, mlp_in);
-  observe(InputGroup::mlp_out, mlp_out);
-  added = apply(layer.down, mlp_out);
+  added = mlp(spec, layer, mlp_in, observer);
   if (spec.sandwich_norms) added = norm(layer.mlp_out_norm, added);
   return middle + added;
 }

@@ -1,6 +1,7 @@
 // The one decoder block (Llama, Mistral, Qwen2, Qwen3, Phi-3, Gemma 2 and 3): switches in DecoderSpec,
 // weights in DecoderLayer. Source: spec/models-llava-vila-qwen.md §1.1, spec/models-phi-gemma.md §0.1.
 #pragma once
+#include <compare>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -8,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "visq/nn/experts.h"
 #include "visq/nn/kv_cache.h"
 #include "visq/nn/ops.h"
 
@@ -50,6 +52,7 @@ struct DecoderSpec {
   int64_t window = 0;              ///< tokens that a query of a windowed layer sees, itself included
   std::vector<bool> windowed;      ///< per layer; empty: none
   std::optional<Rope> local_rope;  ///< of windowed layers, where it differs
+  ExpertsSpec experts;             ///< layers with a mixture of experts have it in place of the MLP
   /// Which tokens see one another whatever their order: none, those of one image (Gemma 3), or all of the
   /// prompt (PaliGemma).
   enum class Unordered { none, images, prompt } unordered = Unordered::none;
@@ -59,6 +62,9 @@ struct DecoderSpec {
   std::string max_tokens_reason;  ///< e.g. "max_position_embeddings, where dynamic rope starts to change"
 
   bool is_windowed(int64_t layer) const { return !windowed.empty() && windowed[static_cast<size_t>(layer)]; }
+  bool is_sparse(int64_t layer) const {
+    return experts.count > 0 && experts.sparse[static_cast<size_t>(layer)];
+  }
 };
 
 /// The linears of a decoder layer, in the order of the computation. A model has q, k, v or qkv, and gate, up
@@ -66,46 +72,73 @@ struct DecoderSpec {
 enum class Role { q, k, v, qkv, o, gate, up, gate_up, down };
 inline constexpr Role kRoles[] = {Role::q,    Role::k,  Role::v,       Role::qkv, Role::o,
                                   Role::gate, Role::up, Role::gate_up, Role::down};
-std::vector<Role> roles(const DecoderSpec& spec);  ///< those that the model has
 /// "self_attn.q_proj", …: the path below a layer in every supported checkpoint.
 const char* role_path(Role role);
+
+/// A linear of a decoder layer. Experts have gate, up and down.
+struct LinearId {
+  Role role = Role::q;
+  int64_t expert = kNoExpert;
+  auto operator<=>(const LinearId&) const = default;
+};
+/// "self_attn.q_proj", "mlp.experts.3.gate_proj", "mlp.shared_expert.gate_proj": the canonical path.
+std::string linear_path(const DecoderSpec& spec, int64_t layer, const LinearId& id);
+inline constexpr const char* kRouterPath = "mlp.gate";
 
 /// Linears that read the same input.
 enum class InputGroup { attn_in, attn_out, mlp_in, mlp_out };
 inline constexpr InputGroup kInputGroups[] = {InputGroup::attn_in, InputGroup::attn_out, InputGroup::mlp_in,
                                               InputGroup::mlp_out};
 InputGroup group_of(Role role);
-std::vector<Role> members(const DecoderSpec& spec, InputGroup group);  ///< in the order of the computation
-const char* group_name(InputGroup group);                              ///< "attn_in", …
+const char* group_name(InputGroup group);  ///< "attn_in", …
+
+/// The linears of one expert, or of the rest of the layer, that read the same input: engines fuse them.
+struct GroupId {
+  InputGroup group = InputGroup::attn_in;
+  int64_t expert = kNoExpert;
+  auto operator<=>(const GroupId&) const = default;
+};
+/// All groups of a layer, in the order of the computation. Those of mlp_in read the same norm.
+std::vector<GroupId> groups(const DecoderSpec& spec, int64_t layer);
+std::vector<LinearId> members(const DecoderSpec& spec, const GroupId& id);  ///< in the same order
+std::vector<LinearId> linears(const DecoderSpec& spec, int64_t layer);      ///< of all groups
+/// Those that one smoothing scale serves: the members of the group, or, where many groups read one norm, of
+/// all those.
+std::vector<LinearId> smoothed_together(const DecoderSpec& spec, int64_t layer, const GroupId& id);
 /// The norm whose output a group reads, as a path below a layer; nullptr for attn_out and mlp_out.
 const char* norm_path(const DecoderSpec& spec, InputGroup group);
 
 /// Rows of a linear: all of it, or a part of a fused one.
 struct RowRange {
-  Role role;
+  LinearId linear;
   int64_t begin, count;
 };
 RowRange key_rows(const DecoderSpec& spec);    ///< that make the keys
 RowRange value_rows(const DecoderSpec& spec);  ///< that make the values, which o reads after attention
-RowRange up_rows(const DecoderSpec& spec);     ///< that down's input is a multiple of
+/// That down's input is a multiple of. @param expert  whose
+RowRange up_rows(const DecoderSpec& spec, int64_t layer, int64_t expert);
 
 struct DecoderLayer {
   int64_t index = 0;  ///< its place in the model
   Linear q, k, v, qkv, o, gate, up, gate_up, down;
+  Linear router;  ///< [experts, hidden], of a sparse layer; gate, up and down are the shared MLP
+  std::vector<Expert> experts;  ///< of a sparse layer
   Norm input_norm, mlp_norm;
   Norm attn_out_norm, mlp_out_norm;  ///< with sandwich_norms
   Norm q_norm, k_norm;               ///< [head_dim], with qk_norm
   /// What a quantized KV cache does to keys (after rope) and values, [tokens, kv_heads, head_dim].
   /// Empty: nothing.
   std::function<at::Tensor(const at::Tensor&)> key_cache, value_cache;
-  Linear& linear(Role role);
-  const Linear& linear(Role role) const;
+  Linear& linear(const LinearId& id);
 };
 
 /// What calibration sees of a layer; empty functions are not called.
 struct LayerObserver {
   std::function<void(InputGroup, const at::Tensor& x)> input;                ///< x: [tokens, in]
   std::function<void(const at::Tensor& keys, const at::Tensor& values)> kv;  ///< as stored in the cache
+  /// Before the experts run: the router's output, [tokens, experts].
+  std::function<void(const at::Tensor& scores)> router;
+  ExpertObserver expert;  ///< routed experts; the shared MLP is seen by `input`
 };
 
 /// cos and sin for each token, [tokens, rotary_dim] each, in the dtype of the activations.

@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <tuple>
+
 #include "visq/core/error.h"
 #include "visq/core/log.h"
 #include "visq/core/process.h"
@@ -19,7 +21,18 @@ at::Tensor max_magnitude(const at::Tensor& so_far,
   return so_far.defined() ? at::maximum(so_far, largest) : largest;
 }
 
+/// int64: rows of `mask` that are true, and that are false.
+std::pair<at::Tensor, at::Tensor> split_rows(const at::Tensor& mask) {
+  return {at::nonzero(mask).squeeze(1), at::nonzero(mask.logical_not()).squeeze(1)};
+}
+
 }  // namespace
+
+const Statistics& LayerStatistics::of(const nn::GroupId& id) const {
+  if (id.expert == nn::kNoExpert) return inputs[static_cast<size_t>(id.group)];
+  if (id.group == nn::InputGroup::mlp_out) return experts[static_cast<size_t>(id.expert)].down;
+  return experts_in.tokens() > 0 ? experts_in : inputs[static_cast<size_t>(id.group)];
+}
 
 Calibration::Calibration(const Model& model, const CalibrationOptions& options) : model_(model) {
   const std::vector<Sample> data = read_samples(options.data, options.max_samples);
@@ -71,26 +84,54 @@ Calibration::Calibration(const Model& model, const CalibrationOptions& options) 
 void Calibration::add_chunk(const std::vector<EncodedSample>& samples) {
   Chunk chunk;
   chunk.batch = model_.embed(samples);
-  chunk.image_rows = at::nonzero(chunk.batch.image_mask).squeeze(1);
-  chunk.text_rows = at::nonzero(chunk.batch.image_mask.logical_not()).squeeze(1);
+  std::tie(chunk.image_rows, chunk.text_rows) = split_rows(chunk.batch.image_mask);
   image_tokens_ += chunk.image_rows.size(0);
   text_tokens_ += chunk.text_rows.size(0);
   chunks_.push_back(std::move(chunk));
 }
 
 LayerStatistics Calibration::run_layer(const nn::DecoderLayer& layer, bool with_gram) {
+  const nn::DecoderSpec& spec = model_.spec().decoder;
   LayerStatistics statistics(with_gram);
+  if (spec.is_sparse(layer.index))
+    statistics.experts.resize(static_cast<size_t>(spec.experts.count), ExpertStatistics(with_gram));
+  const bool scales_input = spec.experts.routing == nn::ExpertsSpec::Routing::sigmoid_input;
+  at::Tensor lent_input, lent_scores;  // of the first chunk: what experts without tokens of their own see
   for (Chunk& chunk : chunks_) {
     check_interrupt();
     nn::LayerObserver observer;
     observer.input = [&](nn::InputGroup group, const at::Tensor& x) {
       statistics.inputs[static_cast<size_t>(group)].add(x, chunk.text_rows, chunk.image_rows);
+      if (group == nn::InputGroup::mlp_in && !lent_input.defined()) lent_input = x;
     };
     observer.kv = [&](const at::Tensor& keys, const at::Tensor& values) {
       statistics.key_max = max_magnitude(statistics.key_max, keys);
       statistics.value_max = max_magnitude(statistics.value_max, values);
     };
+    observer.router = [&](const at::Tensor& scores) {
+      if (!lent_scores.defined()) lent_scores = scores;
+    };
+    observer.expert = [&](int64_t expert, const at::Tensor& rows, const at::Tensor& input,
+                          const at::Tensor& hidden) {
+      const auto [image_rows, text_rows] = split_rows(chunk.batch.image_mask.index_select(0, rows));
+      ExpertStatistics& own = statistics.experts[static_cast<size_t>(expert)];
+      own.text_tokens += text_rows.size(0);
+      own.image_tokens += image_rows.size(0);
+      own.down.add(hidden, text_rows, image_rows);
+      if (scales_input) statistics.experts_in.add(input, text_rows, image_rows);
+    };
     model_.advance(chunk.batch, layer, &observer);
+  }
+  for (size_t i = 0; i < statistics.experts.size(); ++i) {
+    ExpertStatistics& own = statistics.experts[i];
+    if (own.text_tokens + own.image_tokens >= kMinExpertTokens) continue;
+    const nn::Expert& expert = layer.experts[i];
+    const at::Tensor input =
+        nn::unrouted_input(spec.experts, lent_input, lent_scores, static_cast<int64_t>(i));
+    own.borrowed = true;
+    own.down = Statistics(with_gram);
+    own.down.add(nn::gated(spec.activation, expert.gate, expert.up, input), chunks_.front().text_rows,
+                 chunks_.front().image_rows);
   }
   return statistics;
 }

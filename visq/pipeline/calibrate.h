@@ -10,14 +10,31 @@
 
 namespace visq {
 
+/// What calibration knows of one routed expert.
+struct ExpertStatistics {
+  explicit ExpertStatistics(bool with_gram) : down(with_gram) {}
+  int64_t text_tokens = 0, image_tokens = 0;  ///< sent to it
+  Statistics down;                            ///< of the input of its down projection
+  /// Too few tokens were sent to it: `down` is of the layer's tokens instead, run through this expert.
+  bool borrowed = false;
+};
+
+/// Fewer tokens than this say little of an expert.
+inline constexpr int64_t kMinExpertTokens = 64;
+
 /// What calibration knows of one decoder layer.
 struct LayerStatistics {
   explicit LayerStatistics(bool with_gram)
-      : inputs{Statistics(with_gram), Statistics(with_gram), Statistics(with_gram), Statistics(with_gram)} {}
+      : inputs{Statistics(with_gram), Statistics(with_gram), Statistics(with_gram), Statistics(with_gram)},
+        experts_in(with_gram) {}
   std::array<Statistics, std::size(nn::kInputGroups)> inputs;
-  at::Tensor key_max, value_max;  ///< f32 [kv_heads · head_dim]: largest magnitude in the cache
+  /// What routed experts read, where the router changes it (Llama 4); else they read inputs[mlp_in].
+  Statistics experts_in;
+  std::vector<ExpertStatistics> experts;  ///< of a sparse layer
+  at::Tensor key_max, value_max;          ///< f32 [kv_heads · head_dim]: largest magnitude in the cache
 
-  const Statistics& of(nn::InputGroup group) const { return inputs[static_cast<size_t>(group)]; }
+  /// Gate and up of all experts have the layer's statistics.
+  const Statistics& of(const nn::GroupId& id) const;
 };
 
 struct CalibrationOptions {

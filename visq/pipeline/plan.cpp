@@ -1,5 +1,7 @@
 #include "visq/pipeline/plan.h"
 
+#include <algorithm>
+
 #include "visq/core/error.h"
 #include "visq/core/text.h"
 
@@ -7,9 +9,7 @@ namespace visq {
 namespace {
 
 using nn::InputGroup;
-using nn::Role;
-
-constexpr int64_t kRoleCount = static_cast<int64_t>(std::size(nn::kRoles));
+using nn::LinearId;
 
 QuantizedLinear describe_linear(const Checkpoint& checkpoint, const std::string& module, const Scheme& scheme,
                                 bool standalone) {
@@ -41,27 +41,40 @@ std::vector<std::string> spellings(const Model& model, const std::string& module
 
 }  // namespace
 
-const Site* Plan::find(int64_t layer, Role role) const {
-  const int64_t index = site_index_.at(static_cast<size_t>(layer * kRoleCount + static_cast<int64_t>(role)));
-  return index < 0 ? nullptr : &sites[static_cast<size_t>(index)];
+const Site* Plan::find(int64_t layer, const LinearId& id) const {
+  const auto found = site_index_.find({layer, id});
+  return found == site_index_.end() ? nullptr : &sites[found->second];
 }
 
 ExportSummary Plan::summary(const Model& model) const {
-  ExportSummary summary{scheme, recipe.kv_cache, model.spec().unquantized_roots, {}};
-  for (const std::string& module : left_out)
-    for (std::string& name : spellings(model, module)) summary.unquantized_linears.push_back(std::move(name));
+  const ModelSpec& spec = model.spec();
+  ExportSummary summary{scheme, recipe.kv_cache, spec.unquantized_roots, {}};
+  const auto leave = [&](std::vector<std::string>& list, const std::string& module) {
+    for (std::string& name : spellings(model, module))
+      if (std::ranges::find(list, name) == list.end()) list.push_back(std::move(name));
+  };
+  for (const std::string& module : left_out) {
+    const size_t experts = module.rfind(".experts.");  // left out all together
+    if (experts == std::string::npos)
+      leave(summary.unquantized_linears, module);
+    else
+      leave(summary.unquantized_roots, module.substr(0, experts + std::string(".experts").size()));
+  }
+  for (int64_t layer = 0; layer < spec.decoder.layers; ++layer)
+    if (spec.decoder.is_sparse(layer)) leave(summary.unquantized_linears, model.names().router(spec, layer));
   return summary;
 }
 
-bool can_fold(const Plan& plan, const nn::DecoderSpec& spec, int64_t layer, InputGroup group) {
-  switch (group) {
+bool can_fold(const Plan& plan, const nn::DecoderSpec& spec, int64_t layer, const nn::GroupId& id) {
+  switch (id.group) {
     case InputGroup::attn_in:
     case InputGroup::mlp_in:
-      return true;
+      return std::ranges::all_of(nn::smoothed_together(spec, layer, id),
+                                 [&](const LinearId& linear) { return plan.find(layer, linear) != nullptr; });
     case InputGroup::attn_out:
-      return plan.find(layer, nn::value_rows(spec).role) != nullptr;
+      return plan.find(layer, nn::value_rows(spec).linear) != nullptr;
     case InputGroup::mlp_out:
-      return plan.find(layer, nn::up_rows(spec).role) != nullptr;
+      return plan.find(layer, nn::up_rows(spec, layer, id.expert).linear) != nullptr;
   }
   return false;
 }
@@ -75,35 +88,40 @@ Plan make_plan(const Model& model, const Recipe& recipe, const Preset& preset, c
   plan.scheme = preset.scheme;
   plan.layout = &layout;
   plan.directory = std::move(directory);
-  plan.site_index_.assign(static_cast<size_t>(spec.decoder.layers * kRoleCount), -1);
-
   std::unordered_map<std::string, std::vector<PlannedTensor>> replaced;  // weight name → what takes its place
   for (int64_t layer = 0; layer < spec.decoder.layers; ++layer) {
-    for (const InputGroup group : nn::kInputGroups) {
+    size_t experts_chosen = 0, experts_all = 0;
+    for (const nn::GroupId& group : nn::groups(spec.decoder, layer)) {
       size_t chosen = 0;
-      const std::vector<Role> roles = nn::members(spec.decoder, group);
-      for (const Role role : roles) {
-        const std::string module = model.names().module(spec, layer, role);
+      const std::vector<LinearId> linears = nn::members(spec.decoder, group);
+      for (const LinearId& id : linears) {
+        const std::string module = model.names().module(spec, layer, id);
         const auto scheme = recipe.scheme_for(module);
         if (!scheme) {
           plan.left_out.push_back(module);
           continue;
         }
         ++chosen;
-        plan.site_index_[static_cast<size_t>(layer * kRoleCount + static_cast<int64_t>(role))] =
-            static_cast<int64_t>(plan.sites.size());
-        plan.sites.push_back({layer, role, describe_linear(checkpoint, module, *scheme, roles.size() == 1)});
-        auto& tensors = replaced[module + ".weight"];
+        plan.site_index_.emplace(std::pair{layer, id}, plan.sites.size());
+        plan.sites.push_back({layer, id, describe_linear(checkpoint, module, *scheme, linears.size() == 1)});
+        auto& tensors = replaced[checkpoint.stored_in(module + ".weight")];
         for (LayoutTensor& tensor : layout.tensors(plan.sites.back().linear))
           tensors.push_back(tensor.planned);
       }
-      if (chosen != 0 && chosen != roles.size())
+      if (chosen != 0 && chosen != linears.size())
         fail(
             "the recipe quantizes some but not all of the {} linears of layer {}: engines fuse q/k/v and "
-            "gate/up, so "
-            "choose all of them or none",
-            nn::group_name(group), layer);
+            "gate/up, so choose all of them or none",
+            nn::group_name(group.group), layer);
+      if (group.expert == nn::kNoExpert) continue;
+      experts_chosen += chosen;
+      experts_all += linears.size();
     }
+    if (experts_chosen != 0 && experts_chosen != experts_all)
+      fail(
+          "the recipe quantizes some but not all of the experts of layer {}: engines run them as one, so "
+          "choose all of them or none",
+          layer);
   }
   if (plan.sites.empty()) {
     std::string rules;
@@ -111,11 +129,12 @@ Plan make_plan(const Model& model, const Recipe& recipe, const Preset& preset, c
       rules += visq::format("{}{} '{}'", rules.empty() ? "" : ", ", rule.scheme ? "quantize" : "skip",
                             rule.pattern);
     fail("the recipe matches no linear of this model ({}); the linears are named like '{}'", rules,
-         model.names().module(spec, 0, nn::roles(spec.decoder).front()));
+         model.names().module(spec, 0, nn::linears(spec.decoder, 0).front()));
   }
   if (recipe.kv_cache != KvCacheFormat::none)
     for (int64_t layer = 0; layer < spec.decoder.layers; ++layer) {
-      const std::string keys = model.names().module(spec, layer, nn::key_rows(spec.decoder).role) + ".weight";
+      const std::string keys =
+          model.names().module(spec, layer, nn::key_rows(spec.decoder).linear) + ".weight";
       const TensorInfo& info = checkpoint.info(keys);
       const auto kv = layout.kv_tensors(model.names().attention(spec, layer), info.dtype);
       auto& tensors = replaced[keys];

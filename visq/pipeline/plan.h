@@ -1,6 +1,7 @@
 // What a run will write, worked out from names, shapes and the recipe alone, before any tensor is read.
 #pragma once
 #include <filesystem>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -13,7 +14,7 @@ namespace visq {
 /// A decoder linear: its place in the model and what happens to it.
 struct Site {
   int64_t layer = 0;
-  nn::Role role = nn::Role::q;
+  nn::LinearId id;
   QuantizedLinear linear;
 };
 
@@ -29,12 +30,12 @@ struct Plan {
   std::vector<PlannedTensor> tensors;           ///< everything that is written, in source order
   uint64_t source_bytes = 0, output_bytes = 0;  ///< of all tensors
 
-  const Site* find(int64_t layer, nn::Role role) const;  ///< nullptr when left out
+  const Site* find(int64_t layer, const nn::LinearId& id) const;  ///< nullptr when left out
   ExportSummary summary(const Model& model) const;
 
  private:
   friend Plan make_plan(const Model&, const Recipe&, const Preset&, const Layout&, std::filesystem::path);
-  std::vector<int64_t> site_index_;  // layer · roles + role → index into sites, or −1
+  std::map<std::pair<int64_t, nn::LinearId>, size_t> site_index_;  // layer, linear → index into sites
 };
 
 /// @throws Error when the recipe matches nothing, splits a fused group (q/k/v, gate/up), or a width is not
@@ -44,9 +45,9 @@ Plan make_plan(const Model& model, const Recipe& recipe, const Preset& preset, c
                std::filesystem::path directory);
 
 /// Whether the smoothing scale of a group can be folded exactly into what produces its input.
-/// q/k/v and gate/up: the norm before them; o: the rows of v; down: the rows of up, when those are quantized
-/// too.
-bool can_fold(const Plan& plan, const nn::DecoderSpec& spec, int64_t layer, nn::InputGroup group);
+/// q/k/v and gate/up: the norm before them, when all that reads it is quantized; o: the rows of v; down: the
+/// rows of up, when those are quantized too.
+bool can_fold(const Plan& plan, const nn::DecoderSpec& spec, int64_t layer, const nn::GroupId& id);
 
 /// The plan as `--dry-run` prints it.
 std::string describe_plan(const Plan& plan, const Model& model);

@@ -79,7 +79,7 @@ void write_layer(Output& output, const Model& model, int64_t layer, const Solved
   }
   if (solved.kv_scales) {
     const std::string keys =
-        model.names().module(model.spec(), layer, nn::key_rows(model.spec().decoder).role);
+        model.names().module(model.spec(), layer, nn::key_rows(model.spec().decoder).linear);
     const auto kv = output.plan.layout->kv_tensors(model.names().attention(model.spec(), layer),
                                                    model.checkpoint().info(keys + ".weight").dtype);
     const auto write = [&](const PlannedTensor& tensor, float value) {

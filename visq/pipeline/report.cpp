@@ -18,10 +18,11 @@ Json report_json(const QuantizeResult& result, const FormatResult& format, const
   Json groups = Json::array();
   for (const GroupReport& group : format.groups) {
     Json entry = {{"layer", group.layer},
-                  {"group", nn::group_name(group.group)},
+                  {"group", nn::group_name(group.group.group)},
                   {"solver", solver_name(group.solver)},
                   {"text_tokens", group.text_tokens},
                   {"image_tokens", group.image_tokens}};
+    if (group.group.expert != nn::kNoExpert) entry["expert"] = group.group.expert;
     if (group.alpha) entry["alpha"] = *group.alpha;
     if (group.loss) entry["relative_output_error"] = *group.loss;
     if (group.plain_loss) entry["relative_output_error_without_smoothing"] = *group.plain_loss;

@@ -7,15 +7,16 @@
 namespace visq {
 namespace {
 
+using nn::GroupId;
 using nn::InputGroup;
-using nn::Role;
+using nn::LinearId;
 
 // ModelOpt smooths with α = 1, which moves all of the difficulty into the weights; half is the published
 // default.
 constexpr double kSmoothQuantAlpha = 0.5;
 
 // An input that was zero throughout: any scale represents it (spec/quantization.md §5.7).
-float input_scale(float amax, InputFormat format) {
+float scale_for_input(float amax, InputFormat format) {
   return amax > 0 ? amax / input_format_max(format) : 1.0f;
 }
 
@@ -41,38 +42,51 @@ PackedTensor pack(const Scheme& scheme, const at::Tensor& weight, float group_am
 
 }  // namespace
 
-LayerSolver::LayerSolver(const Model& model, int64_t layer, const LayerStatistics* statistics)
-    : model_(model), layer_(layer), statistics_(statistics) {
-  const nn::DecoderSpec& decoder = model.spec().decoder;
-  heads_ = {decoder.kv_heads, decoder.heads / decoder.kv_heads, decoder.head_dim};
+at::Tensor SmoothedLayer::scale_of(const GroupId& id) const {
+  const auto found = scales.find(id);
+  return found == scales.end() ? at::Tensor() : found->second;
 }
 
-at::Tensor LayerSolver::stored_weight(Role role) const {
-  const std::string module = model_.names().module(model_.spec(), layer_, role);
+LayerSolver::LayerSolver(const Model& model, int64_t layer, const LayerStatistics* statistics)
+    : model_(model), spec_(model.spec().decoder), layer_(layer), statistics_(statistics) {
+  heads_ = {spec_.kv_heads, spec_.heads / spec_.kv_heads, spec_.head_dim};
+}
+
+at::Tensor LayerSolver::stored_weight(const LinearId& id) const {
+  const std::string module = model_.names().module(model_.spec(), layer_, id);
   return model_.checkpoint().tensor(module + ".weight").to(model_.device());
 }
 
-const at::Tensor& LayerSolver::weight(Role role) {
-  at::Tensor& cached = weights_[role];
-  if (!cached.defined()) cached = stored_weight(role).to(at::kFloat);
+at::Tensor LayerSolver::weight(const LinearId& id) const {
+  // All experts together in fp32 would be the largest thing in memory, and each is needed seldom.
+  if (id.expert != nn::kNoExpert) return stored_weight(id).to(at::kFloat);
+  at::Tensor& cached = weights_[id];
+  if (!cached.defined()) cached = stored_weight(id).to(at::kFloat);
   return cached;
 }
 
-const AwqDecision& LayerSolver::awq(const Scheme& scheme, InputGroup group) {
-  const auto key = std::pair{scheme.block, group};
+/// Whether the norm before the group feeds a router too.
+bool LayerSolver::reads_routed_norm(const GroupId& id) const {
+  return id.group == InputGroup::mlp_in && spec_.is_sparse(layer_);
+}
+
+const AwqDecision& LayerSolver::awq(const Scheme& scheme, const GroupId& id) {
+  // One decision for all groups that read a routed norm.
+  const auto key = std::pair{scheme.block, reads_routed_norm(id) ? GroupId{InputGroup::mlp_in} : id};
   if (const auto found = awq_.find(key); found != awq_.end()) return found->second;
   std::vector<at::Tensor> weights;
-  for (const Role role : nn::members(model_.spec().decoder, group)) weights.push_back(weight(role));
-  const Statistics& statistics = statistics_->of(group);
-  std::optional<SharedHeads> shared;
-  if (group == InputGroup::attn_out) shared = heads_;
+  for (const LinearId& linear : nn::smoothed_together(spec_, layer_, id)) weights.push_back(weight(linear));
+  const Statistics& statistics = statistics_->of(id);
+  AwqOptions options;
+  options.refine = true;
+  options.powers_of_two = reads_routed_norm(id);
+  if (id.group == InputGroup::attn_out) options.shared = heads_;
   const auto fake_quantize = [&](const at::Tensor& scaled) {
     return dequantize(pack_int4(scaled, scheme.block));
   };
   const at::Tensor gram = statistics.gram();
   AwqDecision decision =
-      solve_awq(weights, statistics.mean_magnitude(), gram, scheme.block, fake_quantize, shared,
-                /*refine=*/true);
+      solve_awq(weights, statistics.mean_magnitude(), gram, scheme.block, fake_quantize, options);
   double power = 0;  // of the unquantized output: errors are reported relative to it
   for (const at::Tensor& w : weights) power += gram_loss(w, gram);
   decision.loss /= power;
@@ -80,46 +94,52 @@ const AwqDecision& LayerSolver::awq(const Scheme& scheme, InputGroup group) {
   return awq_.emplace(key, std::move(decision)).first->second;
 }
 
-at::Tensor LayerSolver::smoothing_scale(const Plan& plan, InputGroup group, GroupReport& report) {
+at::Tensor LayerSolver::smoothquant(const GroupId& id) const {
+  at::Tensor weight_max;
+  for (const LinearId& linear : nn::smoothed_together(spec_, layer_, id)) {
+    const at::Tensor columns = weight(linear).abs().amax(0);
+    weight_max = weight_max.defined() ? at::maximum(weight_max, columns) : columns;
+  }
+  at::Tensor input_max = statistics_->of(id).abs_max();
+  if (id.group == InputGroup::attn_out) {
+    input_max = heads_.max(input_max);
+    weight_max = heads_.max(weight_max);
+  }
+  const at::Tensor scale = smoothquant_scale(input_max, weight_max, kSmoothQuantAlpha);
+  return reads_routed_norm(id) ? nearest_powers_of_two(scale) : scale;
+}
+
+at::Tensor LayerSolver::smoothing_scale(const Plan& plan, const GroupId& id, GroupReport& report) {
   const Scheme& scheme = plan.scheme;
   if (scheme.solver == Solver::max) return {};
   if (statistics_ == nullptr) {
     report.note = "not smoothed: no calibration data";
     return {};
   }
-  if (!can_fold(plan, model_.spec().decoder, layer_, group)) {
-    report.note = "not smoothed: what produces its input is not quantized";
+  if (!can_fold(plan, spec_, layer_, id)) {
+    report.note = reads_routed_norm(id) ? "not smoothed: part of what reads its norm is not quantized"
+                                        : "not smoothed: what produces its input is not quantized";
     return {};
   }
   if (scheme.solver == Solver::awq) {
-    const AwqDecision& decision = awq(scheme, group);
+    const AwqDecision& decision = awq(scheme, id);
     report.alpha = decision.alpha;
     report.plain_loss = decision.plain_loss;
     report.loss = decision.loss;
     return decision.scale;
   }
-  at::Tensor weight_max;
-  for (const Role role : nn::members(model_.spec().decoder, group)) {
-    const at::Tensor columns = weight(role).abs().amax(0);
-    weight_max = weight_max.defined() ? at::maximum(weight_max, columns) : columns;
-  }
-  at::Tensor input_max = statistics_->of(group).abs_max();
-  if (group == InputGroup::attn_out) {
-    input_max = heads_.max(input_max);
-    weight_max = heads_.max(weight_max);
-  }
   report.alpha = kSmoothQuantAlpha;
-  return smoothquant_scale(input_max, weight_max, kSmoothQuantAlpha);
+  return smoothquant(id);
 }
 
 // The norm is stored in the model's dtype, so it cannot take 1/s exactly. What it took is what the weights
 // have to undo: returns that scale.
-at::Tensor LayerSolver::fold_into_norm(InputGroup group, const at::Tensor& scale, SmoothedLayer& smoothed) {
-  const nn::DecoderSpec& decoder = model_.spec().decoder;
+at::Tensor LayerSolver::fold_into_norm(InputGroup group, const at::Tensor& scale,
+                                       SmoothedLayer& smoothed) const {
   const std::string name = model_.names().source(visq::format(
-      "{}layers.{}.{}.weight", model_.spec().decoder_prefix, layer_, nn::norm_path(decoder, group)));
+      "{}layers.{}.{}.weight", model_.spec().decoder_prefix, layer_, nn::norm_path(spec_, group)));
   const at::Tensor stored = model_.checkpoint().tensor(name);
-  const double offset = decoder.norm_plus_one ? 1 : 0;  // such norms multiply by 1 + what is stored
+  const double offset = spec_.norm_plus_one ? 1 : 0;  // such norms multiply by 1 + what is stored
   const at::Tensor before = stored.to(model_.device(), at::kFloat) + offset;
   const at::Tensor folded = (before / scale - offset).to(stored.scalar_type());
   smoothed.rewritten.emplace_back(name, folded.to(at::kCPU));
@@ -128,90 +148,131 @@ at::Tensor LayerSolver::fold_into_norm(InputGroup group, const at::Tensor& scale
   return at::where((before == 0) | (after == 0), at::ones_like(before), before / after);
 }
 
-void LayerSolver::fold_into_rows(const Plan& plan, const nn::RowRange& range, const at::Tensor& divisor,
-                                 SmoothedLayer& smoothed) {
-  const auto divided = [&](const at::Tensor& whole) {
-    at::Tensor result = whole.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
-    const at::Tensor rows = result.narrow(0, range.begin, range.count);
-    rows.div_(rows.dim() == 2 ? divisor.unsqueeze(1) : divisor);
-    return result;
-  };
-  at::Tensor& weight = smoothed.weights.at(range.role);
-  weight = divided(weight);
-  const std::string bias = plan.find(layer_, range.role)->linear.module + ".bias";
+// Scales of routed norms are powers of two, so that the router stays what it was to the last bit.
+void LayerSolver::fold_into_router(const at::Tensor& scale, SmoothedLayer& smoothed) const {
+  const std::string name = model_.names().router(model_.spec(), layer_) + ".weight";
+  const at::Tensor stored = model_.checkpoint().tensor(name);
+  const at::Tensor scaled = stored.to(model_.device(), at::kFloat) * scale;
+  smoothed.rewritten.emplace_back(name, scaled.to(stored.scalar_type()).to(at::kCPU));
+}
+
+void LayerSolver::fold_into_rows(const nn::RowRange& range, const at::Tensor& divisor,
+                                 SmoothedLayer& smoothed) const {
+  smoothed.divisors.emplace(range.linear, std::pair{range, divisor});
+  const std::string bias = model_.names().module(model_.spec(), layer_, range.linear) + ".bias";
   if (!model_.checkpoint().contains(bias)) return;
   const at::Tensor stored = model_.checkpoint().tensor(bias);
-  smoothed.rewritten.emplace_back(bias,
-                                  divided(stored.to(model_.device())).to(stored.scalar_type()).to(at::kCPU));
+  const at::Tensor divided = stored.to(model_.device(), at::kFloat, /*non_blocking=*/false, /*copy=*/true);
+  divided.narrow(0, range.begin, range.count).div_(divisor);
+  smoothed.rewritten.emplace_back(bias, divided.to(stored.scalar_type()).to(at::kCPU));
+}
+
+at::Tensor LayerSolver::smoothed_weight(const SmoothedLayer& smoothed, const LinearId& id) const {
+  const at::Tensor scale = smoothed.scale_of({nn::group_of(id.role), id.expert});
+  const auto divisor = smoothed.divisors.find(id);
+  if (!scale.defined() && divisor == smoothed.divisors.end()) return stored_weight(id);
+  const at::Tensor result = scale.defined() ? weight(id) * scale : weight(id).clone();
+  if (divisor != smoothed.divisors.end()) {
+    const auto& [range, by] = divisor->second;
+    result.narrow(0, range.begin, range.count).div_(by.unsqueeze(1));
+  }
+  return result;
 }
 
 SmoothedLayer LayerSolver::smooth(const Plan& plan) {
   SmoothedLayer smoothed;
-  for (const InputGroup group : nn::kInputGroups) {
-    const std::vector<Role> roles = nn::members(model_.spec().decoder, group);
-    if (plan.find(layer_, roles.front()) == nullptr)
+  std::map<InputGroup, at::Tensor> norm_scales;  // a norm is folded into once, whoever reads it
+  for (const GroupId& id : nn::groups(spec_, layer_)) {
+    if (plan.find(layer_, nn::members(spec_, id).front()) == nullptr)
       continue;  // groups are quantized whole or not at all (make_plan)
     GroupReport report;
     report.layer = layer_;
-    report.group = group;
+    report.group = id;
     report.solver = plan.scheme.solver;
+    at::Tensor scale = smoothing_scale(plan, id, report);
     if (statistics_ != nullptr) {
-      report.text_tokens = statistics_->of(group).text().tokens;
-      report.image_tokens = statistics_->of(group).image().tokens;
+      report.text_tokens = statistics_->of(id).text().tokens;
+      report.image_tokens = statistics_->of(id).image().tokens;
+      if (id.expert != nn::kNoExpert) {
+        const ExpertStatistics& own = statistics_->experts[static_cast<size_t>(id.expert)];
+        report.text_tokens = own.text_tokens;
+        report.image_tokens = own.image_tokens;
+        if (own.borrowed && id.group == InputGroup::mlp_out)
+          report.note =
+              visq::format("fewer than {} tokens: statistics of the layer's tokens", kMinExpertTokens);
+      }
     }
-    at::Tensor scale = smoothing_scale(plan, group, report);
-    const bool after_norm = group == InputGroup::attn_in || group == InputGroup::mlp_in;
-    if (scale.defined() && after_norm) scale = fold_into_norm(group, scale, smoothed);
-    for (const Role role : roles)
-      smoothed.weights[role] = scale.defined() ? weight(role) * scale : stored_weight(role);
-    smoothed.scales[static_cast<size_t>(group)] = scale;
     smoothed.reports.push_back(std::move(report));
+    if (!scale.defined()) continue;
+    switch (id.group) {
+      case InputGroup::attn_in:
+      case InputGroup::mlp_in:
+        if (at::Tensor& folded = norm_scales[id.group]; !folded.defined()) {
+          folded = fold_into_norm(id.group, scale, smoothed);
+          if (reads_routed_norm(id)) fold_into_router(folded, smoothed);
+        }
+        scale = norm_scales[id.group];
+        break;
+      case InputGroup::attn_out:
+        fold_into_rows(nn::value_rows(spec_), heads_.one_each(scale), smoothed);
+        break;
+      case InputGroup::mlp_out:
+        fold_into_rows(nn::up_rows(spec_, layer_, id.expert), scale, smoothed);
+        break;
+    }
+    smoothed.scales.emplace(id, scale);
   }
-  if (const at::Tensor& scale = smoothed.scales[static_cast<size_t>(InputGroup::attn_out)]; scale.defined())
-    fold_into_rows(plan, nn::value_rows(model_.spec().decoder), heads_.one_each(scale), smoothed);
-  if (const at::Tensor& scale = smoothed.scales[static_cast<size_t>(InputGroup::mlp_out)]; scale.defined())
-    fold_into_rows(plan, nn::up_rows(model_.spec().decoder), scale, smoothed);
   return smoothed;
 }
 
-void LayerSolver::pack_group(const Plan& plan, InputGroup group, const SmoothedLayer& smoothed,
-                             SolvedLayer& solved) {
+// Engines run the experts of a layer with one input scale for all of them.
+std::map<std::pair<InputGroup, bool>, float> LayerSolver::input_scales(const Plan& plan,
+                                                                       const SmoothedLayer& smoothed) const {
+  std::map<std::pair<InputGroup, bool>, float> scales;
+  if (plan.scheme.input == InputFormat::none) return scales;
+  for (const GroupId& id : nn::groups(spec_, layer_)) {
+    at::Tensor input_max = statistics_->of(id).abs_max();
+    if (const at::Tensor scale = smoothed.scale_of(id); scale.defined()) input_max = input_max / scale;
+    float& largest = scales[{id.group, id.expert != nn::kNoExpert}];
+    largest = std::max(largest, input_max.max().item<float>());
+  }
+  for (auto& [group, scale] : scales) scale = scale_for_input(scale, plan.scheme.input);
+  return scales;
+}
+
+void LayerSolver::pack_group(const Plan& plan, const GroupId& id, const SmoothedLayer& smoothed,
+                             std::optional<float> input_scale, SolvedLayer& solved) const {
   const Scheme& scheme = plan.scheme;
   std::vector<const Site*> sites;
-  for (const Role role : nn::members(model_.spec().decoder, group)) {
-    sites.push_back(plan.find(layer_, role));
+  std::vector<at::Tensor> weights;
+  for (const LinearId& linear : nn::members(spec_, id)) {
+    sites.push_back(plan.find(layer_, linear));
     if (sites.back() == nullptr) return;
+    weights.push_back(smoothed_weight(smoothed, linear));
   }
   // What a codec says of a weight, with the weight's name.
-  const auto named = [&](const Site* site, const auto& work) {
+  const auto named = [&](size_t i, const auto& work) {
     try {
-      return work(smoothed.weights.at(site->role));
+      return work(weights[i]);
     } catch (const Error& e) {
-      const std::string name = site->linear.module + ".weight";
+      const std::string name = sites[i]->linear.module + ".weight";
       fail("{}: tensor '{}': {}", model_.checkpoint().file_of(name).string(), name, e.what());
     }
   };
   float amax = 0;
   const bool one_scale = scheme.weight == Codec::fp8_e4m3 || scheme.weight == Codec::nvfp4;  // per matrix
   if (one_scale)
-    for (const Site* site : sites) amax = std::max(amax, named(site, absolute_maximum));
-  std::optional<float> scale_of_input;
-  if (scheme.input != InputFormat::none) {
-    at::Tensor input_max = statistics_->of(group).abs_max();
-    if (const at::Tensor& scale = smoothed.scales[static_cast<size_t>(group)]; scale.defined())
-      input_max = input_max / scale;
-    scale_of_input = input_scale(input_max.max().item<float>(), scheme.input);
-  }
+    for (size_t i = 0; i < sites.size(); ++i) amax = std::max(amax, named(i, absolute_maximum));
   float dequantized_amax = 0;
   const size_t first = solved.linears.size();
-  for (const Site* site : sites) {
-    const at::ScalarType scale_dtype = plan.layout->scale_dtype(site->linear.source_dtype);
+  for (size_t i = 0; i < sites.size(); ++i) {
+    const at::ScalarType scale_dtype = plan.layout->scale_dtype(sites[i]->linear.source_dtype);
     PackedLinear linear;
-    linear.weight = named(site, [&](const at::Tensor& w) { return pack(scheme, w, amax, scale_dtype); });
-    if (scale_of_input) linear.input_scale = rounded(*scale_of_input, scale_dtype);
+    linear.weight = named(i, [&](const at::Tensor& w) { return pack(scheme, w, amax, scale_dtype); });
+    if (input_scale) linear.input_scale = rounded(*input_scale, scale_dtype);
     if (scheme.fp8_second_stage)
       dequantized_amax = std::max(dequantized_amax, absolute_maximum(dequantize(linear.weight)));
-    solved.linears.emplace_back(site, std::move(linear));
+    solved.linears.emplace_back(sites[i], std::move(linear));
   }
   // Engines load fused linears with one scalar scale (spec/export.md §3.8), so the group shares it.
   if (scheme.fp8_second_stage)
@@ -222,13 +283,18 @@ void LayerSolver::pack_group(const Plan& plan, InputGroup group, const SmoothedL
 SolvedLayer LayerSolver::solve(const Plan& plan) {
   SmoothedLayer smoothed = smooth(plan);
   SolvedLayer solved;
-  for (const InputGroup group : nn::kInputGroups) pack_group(plan, group, smoothed, solved);
+  const auto scales = input_scales(plan, smoothed);
+  for (const GroupId& id : nn::groups(spec_, layer_)) {
+    const auto scale = scales.find({id.group, id.expert != nn::kNoExpert});
+    pack_group(plan, id, smoothed, scale != scales.end() ? std::optional(scale->second) : std::nullopt,
+               solved);
+  }
   if (plan.recipe.kv_cache != KvCacheFormat::none) {
     at::Tensor value_max = statistics_->value_max;
-    if (const at::Tensor& scale = smoothed.scales[static_cast<size_t>(InputGroup::attn_out)]; scale.defined())
+    if (const at::Tensor scale = smoothed.scale_of({InputGroup::attn_out}); scale.defined())
       value_max = value_max / heads_.one_each(scale);  // the cache holds what the folded v_proj produces
-    solved.kv_scales = {input_scale(statistics_->key_max.max().item<float>(), InputFormat::fp8),
-                        input_scale(value_max.max().item<float>(), InputFormat::fp8)};
+    solved.kv_scales = {scale_for_input(statistics_->key_max.max().item<float>(), InputFormat::fp8),
+                        scale_for_input(value_max.max().item<float>(), InputFormat::fp8)};
   }
   solved.rewritten = std::move(smoothed.rewritten);
   solved.reports = std::move(smoothed.reports);

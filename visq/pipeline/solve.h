@@ -1,6 +1,5 @@
 // From the weights and statistics of one decoder layer to packed tensors and changed norms, for one scheme.
 #pragma once
-#include <array>
 #include <map>
 #include <optional>
 #include <string>
@@ -15,24 +14,25 @@ namespace visq {
 /// What a solver decided for one input group.
 struct GroupReport {
   int64_t layer = 0;
-  nn::InputGroup group = nn::InputGroup::attn_in;
+  nn::GroupId group;
   Solver solver = Solver::max;
   std::optional<double> alpha;  ///< smoothing strength, where there is smoothing
   std::optional<double> loss,
       plain_loss;    ///< AWQ: output error with and without smoothing, relative to the output
   std::string note;  ///< why a group was not smoothed
-  int64_t text_tokens = 0, image_tokens = 0;  ///< what its quantizers saw
+  int64_t text_tokens = 0, image_tokens = 0;  ///< that reached these linears
 };
 
-/// A decoder layer after smoothing, before packing: computes what the original computes.
+/// How a decoder layer is smoothed: it computes what the original computes.
 struct SmoothedLayer {
-  std::map<nn::Role, at::Tensor>
-      weights;  ///< [out, in], of the linears the plan quantizes; f32 where changed
-  std::vector<std::pair<std::string, at::Tensor>>
-      rewritten;  ///< norms and biases: source name → new value, same dtype and shape
-  std::array<at::Tensor, std::size(nn::kInputGroups)>
-      scales;  ///< f32 [in] per group; undefined: not smoothed
+  std::map<nn::GroupId, at::Tensor> scales;  ///< f32 [in]; groups that are not smoothed have none
+  /// f32 [rows]: what rows of a linear are divided by, because another linear's input took it.
+  std::map<nn::LinearId, std::pair<nn::RowRange, at::Tensor>> divisors;
+  /// Norms, biases and routers: source name → new value, same dtype and shape.
+  std::vector<std::pair<std::string, at::Tensor>> rewritten;
   std::vector<GroupReport> reports;
+
+  at::Tensor scale_of(const nn::GroupId& id) const;  ///< undefined: not smoothed
 };
 
 /// Everything a plan writes for one layer.
@@ -51,25 +51,34 @@ class LayerSolver {
   LayerSolver(const Model& model, int64_t layer, const LayerStatistics* statistics);
 
   SmoothedLayer smooth(const Plan& plan);
+  /// [out, in] after smoothing; f32 where changed, else as stored.
+  at::Tensor smoothed_weight(const SmoothedLayer& smoothed, const nn::LinearId& id) const;
   /// @throws Error naming the tensor when a weight holds a NaN or an infinity
   SolvedLayer solve(const Plan& plan);
 
  private:
-  at::Tensor stored_weight(nn::Role role) const;
-  const at::Tensor& weight(nn::Role role);  // f32
-  at::Tensor smoothing_scale(const Plan& plan, nn::InputGroup group, GroupReport& report);
-  const AwqDecision& awq(const Scheme& scheme, nn::InputGroup group);
-  at::Tensor fold_into_norm(nn::InputGroup group, const at::Tensor& scale, SmoothedLayer& smoothed);
-  void fold_into_rows(const Plan& plan, const nn::RowRange& range, const at::Tensor& divisor,
-                      SmoothedLayer& smoothed);
-  void pack_group(const Plan& plan, nn::InputGroup group, const SmoothedLayer& smoothed, SolvedLayer& solved);
+  at::Tensor stored_weight(const nn::LinearId& id) const;
+  at::Tensor weight(const nn::LinearId& id) const;  // f32
+  bool reads_routed_norm(const nn::GroupId& id) const;
+  at::Tensor smoothing_scale(const Plan& plan, const nn::GroupId& id, GroupReport& report);
+  const AwqDecision& awq(const Scheme& scheme, const nn::GroupId& id);
+  at::Tensor smoothquant(const nn::GroupId& id) const;
+  at::Tensor fold_into_norm(nn::InputGroup group, const at::Tensor& scale, SmoothedLayer& smoothed) const;
+  void fold_into_router(const at::Tensor& scale, SmoothedLayer& smoothed) const;
+  void fold_into_rows(const nn::RowRange& range, const at::Tensor& divisor, SmoothedLayer& smoothed) const;
+  /// By group, and whether it is one of routed experts.
+  std::map<std::pair<nn::InputGroup, bool>, float> input_scales(const Plan& plan,
+                                                                const SmoothedLayer& smoothed) const;
+  void pack_group(const Plan& plan, const nn::GroupId& id, const SmoothedLayer& smoothed,
+                  std::optional<float> input_scale, SolvedLayer& solved) const;
 
   const Model& model_;
+  const nn::DecoderSpec& spec_;
   int64_t layer_;
   const LayerStatistics* statistics_;
   SharedHeads heads_;
-  std::map<nn::Role, at::Tensor> weights_;
-  std::map<std::pair<int64_t, nn::InputGroup>, AwqDecision> awq_;  // key: block, group
+  mutable std::map<nn::LinearId, at::Tensor> weights_;          // of all but routed experts, f32
+  std::map<std::pair<int64_t, nn::GroupId>, AwqDecision> awq_;  // key: block, group
 };
 
 }  // namespace visq

@@ -72,6 +72,11 @@ at::Tensor smoothquant_scale(const at::Tensor& input_max, const at::Tensor& weig
   return sigma.clamp(kMinScale, kMaxScale).reciprocal();
 }
 
+at::Tensor nearest_powers_of_two(const at::Tensor& scale) {
+  // Half of the mantissa's range added, then the mantissa cleared.
+  return scale.contiguous().view(at::kInt).add(1 << 22).bitwise_and_(0x7F800000).view(at::kFloat);
+}
+
 const std::vector<double>& awq_alphas() {
   static const std::vector<double> alphas = [] {
     std::vector<double> values;
@@ -84,7 +89,8 @@ const std::vector<double>& awq_alphas() {
 AwqDecision solve_awq(const std::vector<at::Tensor>& weights, const at::Tensor& magnitude,
                       const at::Tensor& gram, int64_t block,
                       const std::function<at::Tensor(const at::Tensor&)>& fake_quantize,
-                      const std::optional<SharedHeads>& shared, bool refine) {
+                      const AwqOptions& options) {
+  const std::optional<SharedHeads>& shared = options.shared;
   if (weights.empty() || !gram.defined()) fail("AWQ needs weights and a Gram matrix");
   const auto loss_of = [&](const at::Tensor& scale) {
     double loss = 0;
@@ -100,7 +106,8 @@ AwqDecision solve_awq(const std::vector<at::Tensor>& weights, const at::Tensor& 
   decision.plain_loss = loss_of(at::ones_like(magnitude));
   decision.loss = std::numeric_limits<double>::infinity();
   const auto loss_at = [&](double alpha) {
-    const at::Tensor scale = awq_scale(input, columns, alpha);
+    at::Tensor scale = awq_scale(input, columns, alpha);
+    if (options.powers_of_two) scale = nearest_powers_of_two(scale);
     const double loss = loss_of(scale);
     if (loss < decision.loss) {
       decision.loss = loss;
@@ -110,7 +117,7 @@ AwqDecision solve_awq(const std::vector<at::Tensor>& weights, const at::Tensor& 
     return loss;
   };
   for (const double alpha : awq_alphas()) decision.losses.push_back(loss_at(alpha));
-  if (refine) {
+  if (options.refine) {
     const double coarse = decision.alpha, half_step = 0.05;
     for (const double alpha : {coarse - half_step, coarse + half_step})
       if (alpha >= 0 && alpha <= 1) loss_at(alpha);

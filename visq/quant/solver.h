@@ -31,12 +31,22 @@ double gram_loss(const at::Tensor& difference, const at::Tensor& gram);
 /// @param weight_max  f32 [in]: largest |W| per column, over all linears of the group
 at::Tensor smoothquant_scale(const at::Tensor& input_max, const at::Tensor& weight_max, double alpha);
 
+/// Each value's nearest power of two (between 2ⁿ and 2ⁿ⁺¹: the lower up to 1.5·2ⁿ): scaling by it is exact in
+/// every floating type. @param scale  f32, positive and normal
+at::Tensor nearest_powers_of_two(const at::Tensor& scale);
+
 struct AwqDecision {
   at::Tensor scale;  ///< f32 [in]
   double alpha = 0;
   std::vector<double> losses;  ///< per α of awq_alphas(), summed over the group's linears
   double loss = 0;             ///< of the chosen scale
   double plain_loss = 0;       ///< without smoothing
+};
+
+struct AwqOptions {
+  std::optional<SharedHeads> shared = std::nullopt;
+  bool refine = false;         ///< also tries α half a step to either side of the best
+  bool powers_of_two = false;  ///< tries scales rounded to powers of two
 };
 
 /// 0, 0.1, …, 1 as float32 values (spec/quantization.md §6.3).
@@ -49,10 +59,9 @@ const std::vector<double>& awq_alphas();
 /// @param gram       f32 [in, in]
 /// @param block      columns that share a weight scale
 /// @param fake_quantize  W·s → its quantized values, f32 [out, in]
-/// @param refine  also tries α half a step to either side of the best
 AwqDecision solve_awq(const std::vector<at::Tensor>& weights, const at::Tensor& magnitude,
                       const at::Tensor& gram, int64_t block,
                       const std::function<at::Tensor(const at::Tensor&)>& fake_quantize,
-                      const std::optional<SharedHeads>& shared = std::nullopt, bool refine = false);
+                      const AwqOptions& options = {});
 
 }  // namespace visq

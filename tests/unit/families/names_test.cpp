@@ -56,8 +56,8 @@ TEST(NameMap, LeadsBackToTheNamesInTheFiles) {
   const NameMap names(spec, checkpoint);
   EXPECT_EQ(names.source("lm_head.weight"), "language_model.lm_head.weight");
   EXPECT_EQ(names.source("model.language_model.norm.weight"), "");
-  EXPECT_EQ(names.module(spec, 1, nn::Role::q), "language_model.model.layers.1.self_attn.q_proj");
-  EXPECT_EQ(names.module(spec, 1, nn::Role::k), "");
+  EXPECT_EQ(names.module(spec, 1, {nn::Role::q}), "language_model.model.layers.1.self_attn.q_proj");
+  EXPECT_EQ(names.module(spec, 1, {nn::Role::k}), "");
 }
 
 TEST(NameMap, RefusesTwoNamesForOneTensor) {

@@ -8,6 +8,7 @@ namespace visq::nn {
 namespace {
 
 using test::random;
+using test::tiny_spec;
 
 constexpr double kTolerance = 1e-4;  // other summation orders, in fp32
 
@@ -16,8 +17,8 @@ Linear to_gpu(const Linear& linear) { return {to_gpu(linear.weight), to_gpu(line
 Norm to_gpu(const Norm& norm) { return {to_gpu(norm.weight), to_gpu(norm.bias)}; }
 
 DecoderLayer to_gpu(const DecoderLayer& layer) {
-  DecoderLayer moved;
-  for (const Role role : kRoles) moved.linear(role) = to_gpu(layer.linear(role));
+  DecoderLayer moved = layer;
+  for (const LinearId& id : linears(tiny_spec(), layer.index)) moved.linear(id) = to_gpu(moved.linear(id));
   moved.input_norm = to_gpu(layer.input_norm), moved.mlp_norm = to_gpu(layer.mlp_norm);
   return moved;
 }

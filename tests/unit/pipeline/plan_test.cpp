@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "tests/unit/pipeline/tiny_checkpoint.h"
 #include "visq/core/error.h"
 
@@ -42,9 +44,38 @@ TEST_F(PlanTest, ARecipeThatSplitsAFusedGroupIsRefused) {
 
 TEST_F(PlanTest, SmoothingIsNotFoldedIntoALinearThatIsLeftOut) {
   const Plan partial = plan("int4_awq", {}, {"*layers.0.self_attn.[qkv]_proj"});
-  EXPECT_FALSE(can_fold(partial, model_.spec().decoder, 0, nn::InputGroup::attn_out));
-  EXPECT_TRUE(can_fold(partial, model_.spec().decoder, 1, nn::InputGroup::attn_out));
-  EXPECT_TRUE(can_fold(partial, model_.spec().decoder, 0, nn::InputGroup::mlp_out));
+  EXPECT_FALSE(can_fold(partial, model_.spec().decoder, 0, {nn::InputGroup::attn_out}));
+  EXPECT_TRUE(can_fold(partial, model_.spec().decoder, 1, {nn::InputGroup::attn_out}));
+  EXPECT_TRUE(can_fold(partial, model_.spec().decoder, 0, {nn::InputGroup::mlp_out}));
+}
+
+class SparsePlan : public testing::Test {
+ protected:
+  Plan plan(std::vector<std::string> skip) {
+    const Preset& preset = find_preset("int4_awq");
+    return make_plan(model_, Recipe::from_preset(preset, KvCacheFormat::none, {}, skip), preset,
+                     find_layout("auto", preset), "out");
+  }
+  TinyCheckpoint files_{at::kBFloat16, "qwen3_moe"};
+  Checkpoint checkpoint_{files_.directory()};
+  Model model_{checkpoint_, at::kCPU, at::kFloat};
+};
+
+TEST_F(SparsePlan, ExpertsAreQuantizedTogetherOrNotAtAll) {
+  EXPECT_EQ(plan({}).sites.size(), 7u + 4 + 3 * 4);
+  EXPECT_THROW(plan({"*experts.1.*"}), Error);
+  EXPECT_EQ(plan({"*mlp.experts*"}).sites.size(), 7u + 4);
+}
+
+TEST_F(SparsePlan, RoutersAndExpertsThatAreLeftOutAreExcluded) {
+  const ExportSummary all = plan({}).summary(model_), some = plan({"*mlp.experts*"}).summary(model_);
+  const auto has = [](const std::vector<std::string>& names, const std::string& name) {
+    return std::ranges::find(names, name) != names.end();
+  };
+  const std::string mlp = "model.language_model.layers.1.mlp.";
+  EXPECT_TRUE(has(all.unquantized_linears, mlp + "gate"));
+  EXPECT_FALSE(has(all.unquantized_roots, mlp + "experts"));
+  EXPECT_TRUE(has(some.unquantized_roots, mlp + "experts"));
 }
 
 }  // namespace

@@ -9,7 +9,6 @@ namespace visq {
 namespace {
 
 using nn::InputGroup;
-using nn::Role;
 
 // Hidden states with outlier channels, and what a layer makes of them.
 struct LayerRun {
@@ -29,6 +28,12 @@ struct LayerRun {
       statistics->key_max = keys.flatten(1).abs().amax(0);
       statistics->value_max = values.flatten(1).abs().amax(0);
     };
+    if (statistics != nullptr && spec.is_sparse(layer.index))
+      statistics->experts.resize(static_cast<size_t>(spec.experts.count), ExpertStatistics(true));
+    observer.expert = [&](int64_t expert, const at::Tensor& rows, const at::Tensor&, const at::Tensor& h) {
+      if (statistics != nullptr)
+        statistics->experts[static_cast<size_t>(expert)].down.add(h, at::arange(rows.size(0)), at::arange(0));
+    };
     const int64_t offsets[] = {0, 25, 40};
     output = nn::decoder_layer(spec, layer, hidden, rope, offsets, &observer);
   }
@@ -40,6 +45,19 @@ Plan plan_for(const Model& model, const char* preset) {
                    find_layout("auto", find_preset(preset)), "out");
 }
 
+// What smoothing makes of a layer, unquantized.
+void smooth(nn::DecoderLayer& layer, const Model& model, const LayerSolver& solver,
+            const SmoothedLayer& smoothed) {
+  for (const nn::LinearId& id : nn::linears(model.spec().decoder, layer.index))
+    layer.linear(id).weight = solver.smoothed_weight(smoothed, id).to(at::kFloat);
+  for (const auto& [name, value] : smoothed.rewritten) {
+    if (name.ends_with("input_layernorm.weight")) layer.input_norm.weight = value;
+    if (name.ends_with("post_attention_layernorm.weight")) layer.mlp_norm.weight = value;
+    if (name.ends_with("mlp.gate.weight")) layer.router.weight = value;
+    if (name.ends_with("v_proj.bias")) layer.v.bias = value;
+  }
+}
+
 class Smoothing : public testing::TestWithParam<std::tuple<const char*, const char*>> {};
 
 TEST_P(Smoothing, FoldingLeavesTheFunctionOfTheLayerAsItWas) {
@@ -47,32 +65,53 @@ TEST_P(Smoothing, FoldingLeavesTheFunctionOfTheLayerAsItWas) {
   const TinyCheckpoint files(at::kFloat, text_model);
   const Checkpoint checkpoint(files.directory());
   const Model model(checkpoint, at::kCPU, at::kFloat);
-  LayerStatistics statistics(/*with_gram=*/true);
-  nn::DecoderLayer layer = model.load_layer(0);
-  const at::Tensor before = LayerRun(model, layer, &statistics).output;
-
   const Plan plan = plan_for(model, preset);
-  SmoothedLayer smoothed = LayerSolver(model, 0, &statistics).smooth(plan);
-  for (const Role role : nn::roles(model.spec().decoder))
-    layer.linear(role).weight = smoothed.weights.at(role);
-  for (const auto& [name, value] : smoothed.rewritten) {
-    if (name.ends_with("input_layernorm.weight")) layer.input_norm.weight = value;
-    if (name.ends_with("post_attention_layernorm.weight")) layer.mlp_norm.weight = value;
-    if (name.ends_with("v_proj.bias")) layer.v.bias = value;
+  for (const int64_t index : {0, 1}) {
+    LayerStatistics statistics(/*with_gram=*/true);
+    nn::DecoderLayer layer = model.load_layer(index);
+    const at::Tensor before = LayerRun(model, layer, &statistics).output;
+    LayerSolver solver(model, index, &statistics);
+    const SmoothedLayer smoothed = solver.smooth(plan);
+    smooth(layer, model, solver, smoothed);
+    for (const nn::GroupId& id : nn::groups(model.spec().decoder, index)) {
+      const at::Tensor scale = smoothed.scale_of(id);
+      ASSERT_TRUE(scale.defined());
+      EXPECT_GT((scale - 1).abs().max().item<float>(), 0.1f) << "nothing was smoothed";
+    }
+    const at::Tensor after = LayerRun(model, layer, nullptr).output;
+    const double error = ((after - before).abs().max() / before.abs().max()).item<double>();
+    EXPECT_LT(error, 1e-5);
   }
-  for (const InputGroup group : nn::kInputGroups) {
-    const at::Tensor& scale = smoothed.scales[static_cast<size_t>(group)];
-    ASSERT_TRUE(scale.defined());
-    EXPECT_GT((scale - 1).abs().max().item<float>(), 0.1f) << "nothing was smoothed";
-  }
-  const at::Tensor after = LayerRun(model, layer, nullptr).output;
-  const double error = ((after - before).abs().max() / before.abs().max()).item<double>();
-  EXPECT_LT(error, 1e-5);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    , Smoothing, testing::Combine(testing::Values("int8_sq", "int4_awq"), testing::Values("llama", "qwen2")),
-    [](const auto& test) { return std::string(std::get<0>(test.param)) + "_" + std::get<1>(test.param); });
+TEST(LayerSolver, ARouterIsScaledExactly) {
+  const TinyCheckpoint files(at::kBFloat16, "qwen3_moe");
+  const Checkpoint checkpoint(files.directory());
+  const Model model(checkpoint, at::kCPU, at::kFloat);
+  LayerStatistics statistics(/*with_gram=*/true);
+  LayerRun(model, model.load_layer(1), &statistics);
+  for (const char* preset : {"int8_sq", "int4_awq"}) {
+    LayerSolver solver(model, 1, &statistics);
+    const SmoothedLayer smoothed = solver.smooth(plan_for(model, preset));
+    const at::Tensor scale = smoothed.scale_of({InputGroup::mlp_in, 0});
+    bool seen = false;
+    for (const auto& [name, value] : smoothed.rewritten) {
+      if (!name.ends_with("mlp.gate.weight")) continue;
+      seen = true;
+      EXPECT_EQ(value.scalar_type(), at::kBFloat16);
+      const at::Tensor stored = checkpoint.tensor(name).to(at::kFloat);
+      EXPECT_TRUE(at::equal(value.to(at::kFloat) / scale, stored)) << "the router would choose otherwise";
+    }
+    EXPECT_TRUE(seen);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(, Smoothing,
+                         testing::Combine(testing::Values("int8_sq", "int4_awq"),
+                                          testing::Values("llama", "qwen2", "qwen3_moe")),
+                         [](const auto& test) {
+                           return std::string(std::get<0>(test.param)) + "_" + std::get<1>(test.param);
+                         });
 
 TEST(LayerSolver, FusedLinearsShareTheirScalarScales) {
   const TinyCheckpoint files(at::kBFloat16);
@@ -83,9 +122,9 @@ TEST(LayerSolver, FusedLinearsShareTheirScalarScales) {
   for (const char* preset : {"fp8", "nvfp4", "w4a8_awq"}) {
     const Plan plan = plan_for(model, preset);
     const SolvedLayer solved = LayerSolver(model, 1, &statistics).solve(plan);
-    std::map<InputGroup, const PackedLinear*> first;
+    std::map<nn::GroupId, const PackedLinear*> first;
     for (const auto& [site, linear] : solved.linears) {
-      const PackedLinear*& leader = first[nn::group_of(site->role)];
+      const PackedLinear*& leader = first[{nn::group_of(site->id.role), site->id.expert}];
       if (leader == nullptr) leader = &linear;
       EXPECT_EQ(linear.input_scale, leader->input_scale);
       EXPECT_EQ(linear.second_scale, leader->second_scale);
@@ -109,11 +148,7 @@ TEST(LayerSolver, ValueCacheScaleIsThatOfTheFoldedValues) {
   const Plan plan = plan_for(model, "int4_awq");
   LayerSolver solver(model, 0, &statistics);
   const SmoothedLayer smoothed = solver.smooth(plan);
-  layer.v.weight = smoothed.weights.at(Role::v);
-  layer.q.weight = smoothed.weights.at(Role::q);
-  layer.k.weight = smoothed.weights.at(Role::k);
-  for (const auto& [name, value] : smoothed.rewritten)
-    if (name.ends_with("input_layernorm.weight")) layer.input_norm.weight = value;
+  smooth(layer, model, solver, smoothed);
   LayerStatistics folded(false);
   LayerRun(model, layer, &folded);
   const float expected = folded.value_max.max().item<float>() / 448;

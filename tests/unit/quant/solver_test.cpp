@@ -73,10 +73,16 @@ TEST(Awq, SharedHeadsGetOneScale) {
   const SharedHeads heads{2, 2, 64};
   const at::Tensor x = outlier_inputs(256, 256), weight = at::randn({64, 256});
   const AwqDecision decision =
-      solve_awq({weight}, x.abs().mean(0), at::mm(x.t(), x), 128, quantize_int4, heads);
+      solve_awq({weight}, x.abs().mean(0), at::mm(x.t(), x), 128, quantize_int4, {.shared = heads});
   const at::Tensor by_head = decision.scale.view({2, 2, 64});
   EXPECT_TRUE(at::equal(by_head.select(1, 0), by_head.select(1, 1)));
   EXPECT_TRUE(at::equal(heads.one_each(decision.scale), by_head.select(1, 0).reshape(-1)));
+}
+
+TEST(NearestPowersOfTwo, AreExactAndNear) {
+  const at::Tensor scales = at::tensor({1.0f, 1.4f, 1.6f, 0.3f, 100.0f, 1e-4f, 0.75f});
+  const at::Tensor expected = at::tensor({1.0f, 1.0f, 2.0f, 0.25f, 128.0f, 0x1p-13f, 1.0f});
+  EXPECT_TRUE(at::equal(nearest_powers_of_two(scales), expected)) << nearest_powers_of_two(scales);
 }
 
 }  // namespace
