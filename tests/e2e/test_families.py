@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "parity"))
 sys.path.insert(0, str(Path(__file__).parents[2] / "demo" / "make"))
 import compat  # noqa: E402,F401  (makes torchvision importable; before transformers)
 import forward_models as toy  # noqa: E402
+import mllama_model  # noqa: E402
 
 from formats import FORMATS  # noqa: E402
 from test_quantize import tensors  # noqa: E402
@@ -31,6 +32,7 @@ KINDS = {
     "idefics3": (toy.make_smolvlm, "Idefics3"),
     "smolvlm": (toy.make_smolvlm, "SmolVLM"),
     "phi4_multimodal": (toy.make_phi4,),
+    "mllama": (mllama_model.make,),
 }
 
 
@@ -81,3 +83,20 @@ def test_every_format_of_a_family_is_whole(visq, kind, tmp_path, monkeypatch):
     assert all(math.isfinite(row["perplexity"]) for row in rows)
     assert kl["int8_sq"] < kl["fp8"] < 0.5
     assert max(kl.values()) < 20 * kl["fp8"], kl
+
+
+def test_without_images_the_layers_that_read_them_must_be_left_out(visq, tmp_path, monkeypatch):
+    monkeypatch.setattr(toy, "WIDE", True)
+    model = toy.save(tmp_path / "model", mllama_model.make(), "A")
+    data, out = tmp_path / "text.jsonl", tmp_path / "out"
+    data.write_text(json.dumps({"messages": [{"role": "user", "content": "What is two and two?"}]}) + "\n")
+    quantize = ["quantize", model, "--calib", data, "--text-only", "-o", out]
+    skipped = ["--skip", "*.layers.1.*", "--skip", "*.layers.3.*"]
+    for options in (["-f", "fp8"], ["-f", "int4_awq", "--kv-cache", "none"], ["-f", "fp8", *skipped]):
+        result = visq(*quantize, *options, check=False)
+        assert result.returncode == 2 and not out.exists()
+        assert "layer 'language_model.model.layers.1'" in result.stderr and "--kv-cache none" in result.stderr
+        assert len(result.stderr.strip().splitlines()) == 1
+    visq(*quantize, "-f", "fp8", *skipped, "--kv-cache", "none")
+    assert visq.json("check", out, "--source", model)["passed"]
+    assert tensors(out)["language_model.model.layers.1.mlp.up_proj.weight"] == tensors(model)["language_model.model.layers.1.mlp.up_proj.weight"]

@@ -548,6 +548,7 @@ SPELLINGS["qwen3_vl_moe"] = {"A": [], "D": []}  # A: stacks of [in, out] matrice
 PLAIN = [*LANGUAGE, *PROJECTOR, ("model.vision_tower.", "vision_tower.")]  # towers without a vision_model level
 SPELLINGS["gemma3"] = SPELLINGS["paligemma"] = SPELLINGS["llava"]
 SPELLINGS["phi4_multimodal"] = SPELLINGS["qwen3_vl"] = SPELLINGS["smolvlm"] = SPELLINGS["idefics3"] = {"A": []}
+SPELLINGS["mllama"] = {"A": [*LANGUAGE, *PROJECTOR, ("model.vision_model.", "vision_model.")], "C": []}
 SPELLINGS["internvl"] = SPELLINGS["mistral3"] = {"A": PLAIN, "B": [], "C": [], "D": PLAIN}
 
 

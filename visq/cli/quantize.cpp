@@ -51,8 +51,8 @@ void print_summary(const QuantizeResult& result) {
   if (result.samples > 0) {
     size_t quantizers = 0;
     for (const FormatResult& format : result.formats) quantizers += format.linears;
-    visq::print("calibrated with {} samples: each of {} quantizers saw {} text and {} image tokens\n",
-                result.samples, quantizers, result.text_tokens, result.image_tokens);
+    visq::print("calibrated {} quantizers with {} samples: {} text and {} image tokens\n", quantizers,
+                result.samples, result.text_tokens, result.image_tokens);
   }
   std::vector<std::vector<std::string>> rows = {
       {"format", "layout", "linears", "size", "smaller", "seconds", "directory"}};

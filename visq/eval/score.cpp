@@ -13,7 +13,7 @@
 namespace visq {
 namespace {
 
-constexpr size_t kChunkTokens = 8192;               // prompts that go through the model together
+constexpr int64_t kChunkRows = 8192;                // of prompts that go through the model together
 constexpr size_t kReferenceCacheBytes = 512 << 20;  // beyond, the reference runs again for every checkpoint
 
 std::string trimmed(const std::string& text) {
@@ -23,23 +23,23 @@ std::string trimmed(const std::string& text) {
 }
 
 // Calls `body(members, encoded)` for the samples of `which` in order, cut where a chunk would exceed
-// kChunkTokens.
+// kChunkRows.
 template <typename Body>
 void for_each_chunk(const Model& model, const std::vector<Sample>& samples, const std::vector<size_t>& which,
                     bool with_answer, Body&& body) {
   std::vector<size_t> members;
   std::vector<EncodedSample> chunk;
-  size_t tokens = 0;
+  int64_t rows = 0;
   for (const size_t i : which) {
     check_interrupt();
     EncodedSample encoded = model.encode(samples[i], with_answer);
-    if (!chunk.empty() && tokens + encoded.ids.size() > kChunkTokens) {
+    if (!chunk.empty() && rows + model.rows_of(encoded) > kChunkRows) {
       body(std::as_const(members), std::as_const(chunk));
       members.clear();
       chunk.clear();
-      tokens = 0;
+      rows = 0;
     }
-    tokens += encoded.ids.size();
+    rows += model.rows_of(encoded);
     members.push_back(i);
     chunk.push_back(std::move(encoded));
   }

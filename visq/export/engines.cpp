@@ -27,13 +27,17 @@ const Renames& renames_of(Engine engine, const std::string& model_type) {
                                      {"model.vision_tower.", "vision_tower."},
                                      {"model.multi_modal_projector.", "multi_modal_projector."},
                                      {"lm_head.", "language_model.lm_head."}};
+  static const Renames mllama_vllm = {{"model.language_model.", "language_model.model."},
+                                      {"model.vision_model.", "vision_model."},
+                                      {"model.multi_modal_projector.", "multi_modal_projector."},
+                                      {"lm_head.", "language_model.lm_head."}};
   static const Renames qwen_vllm = {{"model.language_model.", "language_model.model."},
                                     {"model.visual.", "visual."},
                                     {"model.", "language_model.model."},
                                     {"lm_head.", "language_model.lm_head."}};
   static const Renames qwen_sglang = {{"model.language_model.", "model."}, {"model.visual.", "visual."}};
   const bool qwen = starts_with(model_type, "qwen");
-  if (engine == Engine::vllm) return qwen ? qwen_vllm : llava_vllm;
+  if (engine == Engine::vllm) return qwen ? qwen_vllm : model_type == "mllama" ? mllama_vllm : llava_vllm;
   if (engine == Engine::sglang) return qwen ? qwen_sglang : none;
   return none;
 }

@@ -42,17 +42,21 @@ Findings::Findings(Validation& validation, std::string id, std::string descripti
   result_ = &validation.rules.back();
 }
 
+bool reads_alone(const std::string& module) {
+  return module.ends_with("o_proj") || module.ends_with("down_proj") || module.ends_with("cross_attn.q_proj");
+}
+
 std::vector<std::vector<std::string>> ValidationContext::fused_groups() const {
-  static const std::vector<std::vector<std::string>> kFused = {{"q_proj", "k_proj", "v_proj"},
-                                                               {"gate_proj", "up_proj"}};
+  static const std::vector<std::vector<std::string>> kFused = {
+      {"q_proj", "k_proj", "v_proj"}, {"cross_attn.k_proj", "v_proj"}, {"gate_proj", "up_proj"}};
   std::vector<std::vector<std::string>> groups;
   for (const std::string& module : modules) {
     const size_t dot = module.rfind('.');
     for (const auto& names : kFused) {
-      if (module.substr(dot + 1) != names.front()) continue;
-      std::vector<std::string> group;
-      for (const std::string& name : names)
-        if (const std::string member = module.substr(0, dot + 1) + name; modules.contains(member))
+      if (!module.ends_with(names.front()) || reads_alone(module)) continue;
+      std::vector<std::string> group = {module};
+      for (size_t i = 1; i < names.size(); ++i)
+        if (const std::string member = module.substr(0, dot + 1) + names[i]; modules.contains(member))
           group.push_back(member);
       groups.push_back(std::move(group));
     }

@@ -203,8 +203,7 @@ void check_shapes(const ValidationContext& context, Validation& validation) {
   Findings findings(validation, "C1",
                     "dtypes and shapes are those of the layout and of the source's linears");
   for (const std::string& module : context.modules) {
-    QuantizedLinear linear{
-        module, 0, 0, at::kBFloat16, scheme, module.ends_with("o_proj") || module.ends_with("down_proj")};
+    QuantizedLinear linear{module, 0, 0, at::kBFloat16, scheme, reads_alone(module)};
     if (context.source != nullptr && context.source->contains(module + ".weight")) {
       const TensorInfo& info = context.source->info(module + ".weight");
       linear.rows = info.shape.at(0);

@@ -82,7 +82,7 @@ void check_kv_scales(const ValidationContext& context, Validation& validation) {
   if (context.quantized.kv_cache() == KvCacheFormat::none)
     return findings.skip("the KV cache is not quantized");
   for (const std::string& module : context.linears) {
-    if (!module.ends_with(".self_attn.k_proj")) continue;
+    if (!module.ends_with(".self_attn.k_proj") && !module.ends_with(".cross_attn.k_proj")) continue;
     const std::string attention = module.substr(0, module.rfind('.'));
     const std::string key = context.quantized.layout().kv_tensors(attention, at::kFloat).key.name;
     if (!context.modules.contains(module) && !context.output.contains(key)) continue;  // a tower's attention
@@ -100,7 +100,7 @@ void check_fused(const ValidationContext& context, Validation& validation) {
   if (scheme.weight != Codec::nvfp4 && !scheme.fp8_second_stage) range.skip("the format has no second scale");
   auto groups = context.fused_groups();
   for (const std::string& module : context.modules)
-    if (module.ends_with(".o_proj") || module.ends_with(".down_proj")) groups.push_back({module});
+    if (reads_alone(module)) groups.push_back({module});
   for (const auto& group : groups) {
     std::vector<PackedLinear> linears;
     double largest = 0;
@@ -141,8 +141,9 @@ bool multiplies_by_one_plus_weight(const std::string& model_type) {
 
 // The scale that smoothing moved from a norm into the weights, norm_source / norm_output; undefined: none.
 at::Tensor folded_into_norm(const ValidationContext& context, const std::string& module) {
-  const bool attention =
-      module.ends_with("q_proj") || module.ends_with("k_proj") || module.ends_with("v_proj");
+  const bool reads_images = module.ends_with("cross_attn.k_proj") || module.ends_with("cross_attn.v_proj");
+  const bool attention = !reads_images && (module.ends_with("q_proj") || module.ends_with("k_proj") ||
+                                           module.ends_with("v_proj"));
   const bool mlp = module.ends_with("gate_proj") || module.ends_with("up_proj");
   if (!attention && !mlp) return {};
   size_t block = std::string::npos;

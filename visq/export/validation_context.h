@@ -20,9 +20,12 @@ struct ValidationContext {
   std::set<std::string> modules;     ///< the quantized ones among them
   std::vector<std::string> exclude;  ///< entries of the exclude list
 
-  /// Modules that read the same input, as far as they are quantized: q/k/v, gate/up.
+  /// Modules that read the same input, as far as they are quantized: q/k/v, gate/up; k/v of cross-attention.
   std::vector<std::vector<std::string>> fused_groups() const;
 };
+
+/// Whether no other linear reads a module's input: o_proj, down_proj, and the queries of cross-attention.
+bool reads_alone(const std::string& module);
 
 /// Collects the findings of one rule.
 class Findings {

@@ -20,8 +20,8 @@ struct NameRule {
 };
 
 /// vicuna: LLaVA 1.5; chatml: Qwen2.5-VL; chatml_images_first: LLaVA with a Qwen2 text model;
-/// paligemma: images, BOS, text, line break.
-enum class PromptStyle { vicuna, chatml, chatml_images_first, paligemma };
+/// paligemma: images, BOS, text, line break; llama3: Llama 3.2 Vision.
+enum class PromptStyle { vicuna, chatml, chatml_images_first, paligemma, llama3 };
 
 /// Tensor names of a tower below its prefix; a name is empty where the tower has no such part.
 struct TowerNames {
@@ -33,6 +33,10 @@ struct TowerNames {
   std::string norm1 = {}, norm2 = {}, q = {}, k = {}, v = {}, qkv = {}, q_norm = {}, k_norm = {}, out = {};
   std::string fc1 = {}, fc2 = {}, gate = {}, up = {}, down = {};
   std::string scale1 = {}, scale2 = {};  ///< tensors below a block
+  // Of joined tiles.
+  std::string position_gate = {}, tile_positions = {};  ///< tensors
+  std::string pre_tile = {}, post_tile = {};            ///< modules
+  std::string global_blocks = {};                       ///< as `blocks`; gates are scale1, scale2
 };
 
 /// How the feature rows of an image become a run of tokens, and the text around them.
@@ -45,6 +49,7 @@ struct ImageLayout {
     row_breaks,  ///< flat, with a token of text behind each line of the grid (Pixtral)
     tagged,      ///< tile after tile, then the whole image, each announced by text (Idefics3)
     scales,      ///< tiles of several scales, stacked on the channels before the projector (VILA dynamic_s2)
+    cross,       ///< not in the sequence: cross layers read the rows, one token stands for the image (Mllama)
   };
   Kind kind = Kind::flat;
 

@@ -15,6 +15,11 @@ using nn::Grid;
 
 int64_t tiles_in(const ProcessedImage& image) { return image.pixels.dim() == 4 ? image.pixels.size(0) : 1; }
 
+/// Tiles that the tower sees of an image.
+int64_t tower_tiles(const nn::VisionSpec& vision, const ProcessedImage& image) {
+  return vision.joined_tiles > 0 ? vision.joined_tiles : tiles_in(image);
+}
+
 /// Grid of the feature rows of one tile.
 Grid feature_grid(const ModelSpec& spec, const ProcessedImage& image) {
   return nn::projected_grid(spec.projector, image_grids(spec.vision, image).front());
@@ -177,6 +182,8 @@ std::string run_text(const ModelSpec& spec, const ProcessedImage& image) {
       return repeat(repeat(spec.image_token, image_tokens(spec, image) / tiles) + spec.layout.tile_end,
                     tiles);
     }
+    case Kind::cross:
+      return spec.image_token;
     case Kind::anyres:
     case Kind::hd:
     case Kind::scales:
@@ -196,11 +203,11 @@ size_t count_of(const std::string& text, const std::string& part) {
 std::vector<Grid> image_grids(const nn::VisionSpec& vision, const ProcessedImage& image) {
   if (vision.input == nn::VisionInput::patches) return {{image.grid_h, image.grid_w}};
   const Grid grid = {image.pixels.size(-2) / vision.patch, image.pixels.size(-1) / vision.patch};
-  return std::vector<Grid>(static_cast<size_t>(tiles_in(image)), grid);
+  return std::vector<Grid>(static_cast<size_t>(tower_tiles(vision, image)), grid);
 }
 
 int64_t feature_rows(const ModelSpec& spec, const ProcessedImage& image) {
-  if (spec.layout.kind != Kind::scales) return tiles_in(image) * tile_rows(spec, image);
+  if (spec.layout.kind != Kind::scales) return tower_tiles(spec.vision, image) * tile_rows(spec, image);
   return tiles_in(image) * nn::tower_tokens(spec.vision, image_grids(spec.vision, image).front());
 }
 
@@ -226,6 +233,8 @@ int64_t image_tokens(const ModelSpec& spec, const ProcessedImage& image) {
       const Grid blocks = block_grid(layout, image);
       return blocks.first * blocks.second * tile + end;
     }
+    case Kind::cross:
+      return 0;
   }
   fail("image layout {} does not exist", static_cast<int>(layout.kind));
 }
@@ -267,6 +276,7 @@ at::Tensor pack_image(const ModelSpec& spec, const LearnedRows& learned, const a
   switch (spec.layout.kind) {
     case Kind::row_breaks:
     case Kind::tagged:
+    case Kind::cross:
       return rows;
     case Kind::flat:
       return with_ends(rows, tiles_in(image), learned.end);

@@ -17,15 +17,16 @@ struct LearnedRows {
 /// Grids of the tiles (or of the whole image) that the tower sees, in patches.
 std::vector<nn::Grid> image_grids(const nn::VisionSpec& vision, const ProcessedImage& image);
 
-/// Feature rows of all tiles of an image behind ModelSpec::projector; of Kind::scales: before it.
+/// Feature rows of all tiles of an image behind ModelSpec::projector; of Kind::scales: before it. Missing
+/// tiles of VisionSpec::joined_tiles have rows too.
 int64_t feature_rows(const ModelSpec& spec, const ProcessedImage& image);
 
-/// Image tokens of an image: those whose embedding is a feature row. The image is one that check_image()
-/// accepts.
+/// Image tokens of an image: those whose embedding is a feature row; none for Kind::cross. The image is one
+/// that check_image() accepts.
 int64_t image_tokens(const ModelSpec& spec, const ProcessedImage& image);
 
 /// The text that replaces the placeholder of an image: image_tokens() times the image token, and what the
-/// layout puts around and between them.
+/// layout puts around and between them; one image token for Kind::cross.
 std::string image_text(const ModelSpec& spec, const ProcessedImage& image);
 
 /// The placeholder of the n-th image of a conversation, counted from 1.
@@ -38,7 +39,7 @@ std::string expand_images(const ModelSpec& spec, const std::string& prompt,
 
 /// Feature rows of one image → rows in the order of its tokens.
 /// @param rows  [feature_rows(), channels]; of Kind::scales: what stack_scales() gives, behind the projector
-/// @return [image_tokens(), channels]
+/// @return [image_tokens(), channels]; for Kind::cross the rows as they are
 at::Tensor pack_image(const ModelSpec& spec, const LearnedRows& learned, const at::Tensor& rows,
                       const ProcessedImage& image);
 

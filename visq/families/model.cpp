@@ -93,17 +93,24 @@ nn::DecoderLayer Model::load_layer(int64_t index) const {
     layer.attn_out_norm = load_norm(prefix + "post_attention_layernorm");
     layer.mlp_out_norm = load_norm(prefix + "post_feedforward_layernorm");
   }
-  if (decoder.qk_norm) {
-    layer.q_norm = load_norm(prefix + "self_attn.q_norm");
-    layer.k_norm = load_norm(prefix + "self_attn.k_norm");
+  const bool cross = decoder.is_cross(index);
+  if (decoder.qk_norm || cross) {
+    const std::string attention = prefix + (cross ? "cross_attn." : "self_attn.");
+    layer.q_norm = load_norm(attention + "q_norm");
+    layer.k_norm = load_norm(attention + "k_norm");
+  }
+  if (cross) {
+    layer.attn_gate = weight(prefix + "cross_attn_attn_gate");
+    layer.mlp_gate = weight(prefix + "cross_attn_mlp_gate");
   }
   return layer;
 }
 
 void Model::advance(Batch& batch, const nn::DecoderLayer& layer, const nn::LayerObserver* observer,
                     nn::KvCache* cache) const {
-  batch.hidden = nn::decoder_layer(spec_.decoder, layer, batch.hidden, batch.rope, batch.offsets, observer,
-                                   cache, batch.blocks);
+  batch.hidden =
+      nn::decoder_layer(spec_.decoder, layer, batch.hidden, batch.rope, batch.offsets, observer, cache,
+                        batch.blocks, batch.vision.sequences.empty() ? nullptr : &batch.vision);
   if (static_cast<size_t>(layer.index) >= batch.deepstack.size()) return;
   const at::Tensor rows = at::nonzero(batch.image_mask).squeeze(1);
   const at::Tensor& added = batch.deepstack[static_cast<size_t>(layer.index)];

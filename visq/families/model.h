@@ -44,6 +44,7 @@ struct Batch {
   at::Tensor image_mask;  ///< bool [tokens]: true at image tokens
   /// [image tokens, hidden] each: entry j is added to the rows of image_mask behind decoder layer j.
   std::vector<at::Tensor> deepstack;
+  nn::CrossInput vision;               ///< what cross layers read; images are then not in the sequence
   std::vector<int64_t> offsets;        ///< sequences + 1
   std::vector<int64_t> next_position;  ///< per sequence: position of the next generated token
 };
@@ -73,6 +74,9 @@ class Model {
   /// @param with_answer  appends the reference answer and the end token (when the sample has one)
   /// @throws Error naming the sample
   EncodedSample encode(const Sample& sample, bool with_answer) const;
+
+  /// Rows that a sample brings into the decoder: its tokens, and the vision rows of cross layers.
+  int64_t rows_of(const EncodedSample& sample) const;
 
   /// Tower + projector + embedding + merge.
   /// @throws Error when image tokens and image features differ in number

@@ -36,13 +36,18 @@ std::pair<int64_t, int64_t> linear_shape(const nn::DecoderSpec& spec, int64_t la
 }
 
 bool has_bias(const nn::DecoderSpec& spec, nn::Role role) {
-  switch (nn::group_of(role)) {
-    case nn::InputGroup::attn_in:
+  switch (role) {
+    case nn::Role::q:
+    case nn::Role::k:
+    case nn::Role::v:
+    case nn::Role::qkv:
       return spec.qkv_bias;
-    case nn::InputGroup::attn_out:
+    case nn::Role::o:
       return spec.o_bias;
-    case nn::InputGroup::mlp_in:
-    case nn::InputGroup::mlp_out:
+    case nn::Role::gate:
+    case nn::Role::up:
+    case nn::Role::gate_up:
+    case nn::Role::down:
       return spec.mlp_bias;
   }
   return false;
@@ -50,7 +55,8 @@ bool has_bias(const nn::DecoderSpec& spec, nn::Role role) {
 
 void expect_decoder(const ModelSpec& spec, bool with_linears, Expectations& expect) {
   const nn::DecoderSpec& decoder = spec.decoder;
-  expect.tensor(spec.decoder_prefix + "embed_tokens.weight", {decoder.vocab, decoder.hidden});
+  expect.tensor(spec.decoder_prefix + "embed_tokens.weight",
+                {decoder.vocab + decoder.extra_embeddings, decoder.hidden});
   for (int64_t i = 0; i < decoder.layers; ++i) {
     const std::string layer = visq::format("{}layers.{}.", spec.decoder_prefix, i);
     expect.norm(layer + "input_layernorm", decoder.hidden, false);
@@ -59,10 +65,13 @@ void expect_decoder(const ModelSpec& spec, bool with_linears, Expectations& expe
       expect.norm(layer + "pre_feedforward_layernorm", decoder.hidden, false);
       expect.norm(layer + "post_feedforward_layernorm", decoder.hidden, false);
     }
-    if (decoder.qk_norm) {
-      expect.norm(layer + "self_attn.q_norm", decoder.head_dim, false);
-      expect.norm(layer + "self_attn.k_norm", decoder.head_dim, false);
-    }
+    const bool cross = decoder.is_cross(i);
+    if (decoder.qk_norm || cross)
+      for (const char* const norm : {"q_norm", "k_norm"})
+        expect.norm(layer + (cross ? "cross_attn." : "self_attn.") + norm, decoder.head_dim, false);
+    if (cross)
+      for (const char* const gate : {"cross_attn_attn_gate", "cross_attn_mlp_gate"})
+        expect.tensor(layer + gate, {1});
     if (decoder.is_sparse(i))
       expect.linear(layer + nn::kRouterPath, decoder.experts.count, decoder.hidden, false);
     if (!with_linears) continue;

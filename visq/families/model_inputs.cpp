@@ -138,9 +138,55 @@ std::vector<int64_t> unordered_blocks(const ModelSpec& spec, const EncodedSample
   return blocks;
 }
 
+/// What the tokens of a sequence see: an image is seen from its token on to the next image that does not
+/// follow directly; images that follow one another are seen together. Source: spec/inputs.md §7.9.
+/// @param number     of the sequence
+/// @param first_row  of its vision rows
+nn::CrossSequence cross_sequence(const ModelSpec& spec, const EncodedSample& sample, size_t number,
+                                 int64_t first_row) {
+  nn::CrossSequence sequence{static_cast<int64_t>(number), {first_row, 0}, {}};
+  size_t image = 0;
+  for (size_t i = 0; i < sample.ids.size(); ++i) {
+    if (sample.ids[i] == spec.image_token_id) {
+      if (image == sample.images.size()) fail("more image tokens than the {} images", image);
+      nn::CrossRun run;
+      if (i > 0 && sample.ids[i - 1] == spec.image_token_id) run.seen = sequence.runs.back().seen;
+      const ProcessedImage& shown = sample.images[image++];
+      const int64_t tile = nn::tower_tokens(spec.vision, image_grids(spec.vision, shown).front());
+      run.seen.push_back({first_row + sequence.rows.count, shown.rows * shown.columns * tile});
+      sequence.rows.count += feature_rows(spec, shown);
+      sequence.runs.push_back(std::move(run));
+    } else if (sequence.runs.empty()) {
+      sequence.runs.emplace_back();
+    }
+    ++sequence.runs.back().tokens;
+  }
+  if (image < sample.images.size()) fail("{} image tokens, but {} images", image, sample.images.size());
+  return sequence;
+}
+
+nn::CrossInput cross_input(const ModelSpec& spec, std::span<const EncodedSample> samples) {
+  nn::CrossInput input;
+  int64_t rows = 0;
+  for (size_t i = 0; i < samples.size(); ++i) {
+    nn::CrossSequence sequence = cross_sequence(spec, samples[i], i, rows);
+    rows += sequence.rows.count;
+    if (sequence.rows.count > 0) input.sequences.push_back(std::move(sequence));
+  }
+  return input;
+}
+
 }  // namespace
 
+int64_t Model::rows_of(const EncodedSample& sample) const {
+  auto rows = static_cast<int64_t>(sample.ids.size());
+  if (spec_.layout.kind == ImageLayout::Kind::cross)
+    for (const ProcessedImage& image : sample.images) rows += feature_rows(spec_, image);
+  return rows;
+}
+
 Batch Model::embed(std::span<const EncodedSample> samples) const {
+  const bool cross = spec_.layout.kind == ImageLayout::Kind::cross;
   Batch batch;
   batch.offsets = {0};
   std::vector<int64_t> ids, image_rows, blocks;
@@ -162,7 +208,7 @@ Batch Model::embed(std::span<const EncodedSample> samples) const {
       batch.next_position.push_back(first + tokens);
     }
     for (const int64_t id : sample.ids) {
-      if (id == spec_.image_token_id) image_rows.push_back(static_cast<int64_t>(ids.size()));
+      if (id == spec_.image_token_id && !cross) image_rows.push_back(static_cast<int64_t>(ids.size()));
       ids.push_back(id);
     }
     std::ranges::copy(unordered_blocks(spec_, sample), std::back_inserter(blocks));
@@ -181,9 +227,14 @@ Batch Model::embed(std::span<const EncodedSample> samples) const {
   const at::Tensor places = at::tensor(image_rows, at::kLong).to(device_);
   batch.image_mask = at::zeros({batch.hidden.size(0)}, batch.hidden.options().dtype(at::kBool));
   batch.image_mask.index_fill_(0, places, 1);
+  if (cross) batch.vision = cross_input(spec_, samples);
   if (images.empty() && image_rows.empty()) return batch;
   if (images.empty()) fail("{} image tokens, but no image", image_rows.size());
   ImageFeatures features = image_features(images);
+  if (cross) {
+    batch.vision.rows = features.rows.to(batch.hidden.scalar_type());
+    return batch;
+  }
   if (features.rows.size(0) != places.size(0))
     fail("{} image tokens, but the images make {} features", places.size(0), features.rows.size(0));
   batch.hidden.index_copy_(0, places, features.rows.to(batch.hidden.scalar_type()));

@@ -10,16 +10,30 @@ namespace {
 // Patches that go through the tower together: bounds the memory of activations.
 constexpr int64_t kChunkPatches = 8192;
 
-/// One tile, or one whole image: what the tower sees by itself.
+/// One tile, one whole image, or tiles that see one another: what the tower sees by itself.
 struct View {
-  at::Tensor patches;  ///< [h·w, 3·t·p·p]
-  nn::Grid grid;
-  at::Tensor mask;  ///< bool [h·w], or undefined
+  at::Tensor patches;  ///< [tiles · h·w, 3·t·p·p]
+  nn::Grid grid;       ///< of each tile
+  at::Tensor mask;     ///< bool [h·w], or undefined
+  int64_t tiles = 1;
+  nn::Grid tiling = {};  ///< of joined tiles: the rows and columns that the image has
 };
+
+/// All tiles of an image, those that it lacks zero.
+View joined_view(const nn::VisionSpec& spec, const ProcessedImage& image, const nn::Grid& grid) {
+  const at::Tensor shown = nn::cut_patches(image.pixels, spec.patch);
+  const int64_t rows = spec.joined_tiles * grid.first * grid.second;
+  return {at::constant_pad_nd(shown, {0, 0, 0, rows - shown.size(0)}, 0),
+          grid,
+          {},
+          spec.joined_tiles,
+          {image.rows, image.columns}};
+}
 
 std::vector<View> views_of(const nn::VisionSpec& spec, const ProcessedImage& image) {
   const std::vector<nn::Grid> grids = image_grids(spec, image);
   if (spec.input == nn::VisionInput::patches) return {{image.pixels, grids.front(), {}}};
+  if (spec.joined_tiles > 0) return {joined_view(spec, image, grids.front())};
   const at::Tensor tiles = image.pixels.dim() == 4 ? image.pixels : image.pixels.unsqueeze(0);
   std::vector<View> views;
   for (size_t i = 0; i < grids.size(); ++i) {
@@ -39,7 +53,8 @@ nn::TowerInput lay_out(const std::vector<View>& views, at::Device device) {
     patches.push_back(view.patches);
     masked = masked || view.mask.defined();
     masks.push_back(view.mask.defined() ? view.mask : at::ones({view.patches.size(0)}, at::kBool));
-    input.grids.push_back(view.grid);
+    input.grids.insert(input.grids.end(), static_cast<size_t>(view.tiles), view.grid);
+    if (view.tiling.first > 0) input.tilings.push_back(view.tiling);
   }
   input.patches = at::cat(patches).to(device);
   if (masked) input.mask = at::cat(masks).to(device);
@@ -107,8 +122,7 @@ VisionParts Model::load_vision() const {
     tower.position_table = weight(prefix + names.position_table).view({-1, spec.width});
   if (spec.pre_norm) tower.pre_norm = load_norm(prefix + names.pre_norm);
   if (spec.post_norm) tower.post_norm = load_norm(prefix + names.post_norm);
-  for (int64_t i = 0; i < spec.layers; ++i) {
-    const std::string at = visq::format("{}{}{}.", prefix, names.blocks, i);
+  const auto load_block = [&](const std::string& at) {
     nn::VisionBlock block;
     block.norm1 = load_norm(at + names.norm1);
     block.norm2 = load_norm(at + names.norm2);
@@ -121,7 +135,23 @@ VisionParts Model::load_vision() const {
     if (spec.qk_norm)
       block.q_norm = load_norm(at + names.q_norm), block.k_norm = load_norm(at + names.k_norm);
     if (spec.layer_scale) block.scale1 = weight(at + names.scale1), block.scale2 = weight(at + names.scale2);
-    tower.blocks.push_back(std::move(block));
+    return block;
+  };
+  for (int64_t i = 0; i < spec.layers; ++i)
+    tower.blocks.push_back(load_block(visq::format("{}{}{}.", prefix, names.blocks, i)));
+  if (spec.joined_tiles > 0) {
+    tower.position_gate = weight(prefix + names.position_gate);
+    tower.tile_positions = weight(prefix + names.tile_positions);
+    const auto load_table = [&](const std::string& module) {
+      return nn::TileTable{weight(prefix + module + ".embedding.weight"), weight(prefix + module + ".gate")};
+    };
+    tower.pre_tile = load_table(names.pre_tile), tower.post_tile = load_table(names.post_tile);
+  }
+  for (int64_t i = 0; i < spec.global_layers; ++i) {
+    const std::string at = visq::format("{}{}{}.", prefix, names.global_blocks, i);
+    nn::VisionBlock block = load_block(at);
+    block.scale1 = weight(at + names.scale1).tanh(), block.scale2 = weight(at + names.scale2).tanh();
+    tower.global_blocks.push_back(std::move(block));
   }
   parts.projector = load_chain(spec_.projector_prefix, spec_.projector);
   parts.packed_projector = load_chain(spec_.projector_prefix, spec_.packed_projector);

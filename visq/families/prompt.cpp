@@ -65,6 +65,21 @@ std::string paligemma(const std::string& image_token, const std::vector<Message>
   return images + "<bos>" + text + "\n";
 }
 
+/// "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n<|image|>What is this?<|eot_id|>…"
+std::string llama3(const std::string& image_token, const std::vector<Message>& messages) {
+  const auto header = [](const std::string& role) {
+    return "<|start_header_id|>" + role + "<|end_header_id|>\n\n";
+  };
+  std::string text = "<|begin_of_text|>";
+  for (const Message& message : messages) {
+    text += header(message.role);
+    for (const ContentPart& part : message.content)
+      text += part.kind == ContentPart::Kind::image ? image_token : part.text;
+    text += "<|eot_id|>";
+  }
+  return text + header("assistant");
+}
+
 }  // namespace
 
 std::string render_prompt(const ModelSpec& spec, const std::vector<Message>& messages) {
@@ -75,6 +90,8 @@ std::string render_prompt(const ModelSpec& spec, const std::vector<Message>& mes
       return chatml(spec.image_token, messages);
     case PromptStyle::paligemma:
       return paligemma(spec.image_token, messages);
+    case PromptStyle::llama3:
+      return llama3(spec.image_token, messages);
     case PromptStyle::chatml_images_first:
       return chatml_images_first(spec.image_token, messages);
   }

@@ -6,6 +6,7 @@
 
 #include "visq/core/error.h"
 #include "visq/core/format.h"
+#include "visq/nn/vision_tiles.h"
 
 namespace visq {
 namespace {
@@ -38,6 +39,26 @@ void expect_block(const nn::VisionSpec& vision, const TowerNames& names, const s
   if (!vision.layer_scale) return;
   expect.tensor(block + names.scale1, {vision.width});
   expect.tensor(block + names.scale2, {vision.width});
+}
+
+/// What joined tiles have beyond other towers.
+void expect_tiles(const nn::VisionSpec& vision, const TowerNames& names, const std::string& prefix,
+                  Expectations& expect) {
+  const auto rows = static_cast<int64_t>(vision.tilings.size()) + 1;
+  const int64_t side = vision.image_size / vision.patch;
+  const int64_t tokens = nn::tower_tokens(vision, {side, side});
+  expect.tensor(prefix + names.position_gate, {1});
+  expect.tensor(prefix + names.tile_positions, {rows, vision.joined_tiles * tokens * vision.width});
+  for (const std::string* const name : {&names.pre_tile, &names.post_tile}) {
+    expect.tensor(prefix + *name + ".embedding.weight", {rows, vision.joined_tiles * vision.width});
+    expect.tensor(prefix + *name + ".gate", {1});
+  }
+  for (int64_t i = 0; i < vision.global_layers; ++i) {
+    const std::string block = visq::format("{}{}{}.", prefix, names.global_blocks, i);
+    expect_block(vision, names, block, expect);
+    expect.tensor(block + names.scale1, {1});
+    expect.tensor(block + names.scale2, {1});
+  }
 }
 
 int64_t position_rows(const nn::VisionSpec& vision) {
@@ -102,6 +123,8 @@ int64_t tiles_of(const ImageLayout& layout, const ProcessedImage& image) {
       return 0;
     case ImageLayout::Kind::row_breaks:
       return 1;
+    case ImageLayout::Kind::cross:
+      return std::max<int64_t>(1, cut);
     case ImageLayout::Kind::anyres:
     case ImageLayout::Kind::hd:
     case ImageLayout::Kind::tagged:
@@ -133,11 +156,13 @@ void expect_tower(const ModelSpec& spec, Expectations& expect) {
   for (int64_t i = 0; i < vision.layers; ++i)
     expect_block(vision, names, visq::format("{}{}{}.", prefix, names.blocks, i), expect);
   if (vision.post_norm) expect.norm(prefix + names.post_norm, vision.width, true);
+  if (vision.joined_tiles > 0) expect_tiles(vision, names, prefix, expect);
 }
 
 void expect_projectors(const ModelSpec& spec, Expectations& expect) {
   const nn::VisionSpec& vision = spec.vision;
-  const auto layers = std::max<int64_t>(1, static_cast<int64_t>(vision.feature_layers.size()));
+  const auto layers = std::max<int64_t>(1, static_cast<int64_t>(vision.feature_layers.size())) +
+                      static_cast<int64_t>(vision.tapped_blocks.size());
   const auto check_end = [&](int64_t channels) {
     if (channels != spec.decoder.hidden)
       fail("the projector of '{}' makes {} channels, but the text model's 'hidden_size' is {}",
@@ -172,6 +197,7 @@ void check_image(const ModelSpec& spec, const ProcessedImage& image) {
   if (wanted != 0 && tiles != wanted)
     fail("the image processor makes {} tiles in a grid of {} x {}, but this model puts {} together", tiles,
          image.rows, image.columns, wanted);
+  if (spec.vision.joined_tiles > 0) nn::tiling_row(spec.vision, {image.rows, image.columns});
 }
 
 }  // namespace visq

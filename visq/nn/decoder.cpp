@@ -14,18 +14,21 @@
 
 namespace visq::nn {
 
-const char* role_path(Role role) {
+std::string role_path(const DecoderSpec& spec, int64_t layer, Role role) {
+  const auto attention = [&](const char* linear) {
+    return visq::format("{}_attn.{}", spec.is_cross(layer) ? "cross" : "self", linear);
+  };
   switch (role) {
     case Role::q:
-      return "self_attn.q_proj";
+      return attention("q_proj");
     case Role::k:
-      return "self_attn.k_proj";
+      return attention("k_proj");
     case Role::v:
-      return "self_attn.v_proj";
+      return attention("v_proj");
     case Role::qkv:
-      return "self_attn.qkv_proj";
+      return attention("qkv_proj");
     case Role::o:
-      return "self_attn.o_proj";
+      return attention("o_proj");
     case Role::gate:
       return "mlp.gate_proj";
     case Role::up:
@@ -38,11 +41,12 @@ const char* role_path(Role role) {
   fail("role {} does not exist", static_cast<int>(role));
 }
 
-InputGroup group_of(Role role) {
+InputGroup group_of(const DecoderSpec& spec, int64_t layer, Role role) {
   switch (role) {
-    case Role::q:
     case Role::k:
     case Role::v:
+      return spec.is_cross(layer) ? InputGroup::cross_in : InputGroup::attn_in;
+    case Role::q:
     case Role::qkv:
       return InputGroup::attn_in;
     case Role::o:
@@ -58,8 +62,8 @@ InputGroup group_of(Role role) {
 }
 
 std::string linear_path(const DecoderSpec& spec, int64_t layer, const LinearId& id) {
-  const std::string path = role_path(id.role);
-  const InputGroup group = group_of(id.role);
+  const std::string path = role_path(spec, layer, id.role);
+  const InputGroup group = group_of(spec, layer, id.role);
   const bool mlp = group == InputGroup::mlp_in || group == InputGroup::mlp_out;
   if (!mlp || !spec.is_sparse(layer)) return path;
   const std::string leaf = path.substr(path.find('.') + 1);
@@ -68,7 +72,9 @@ std::string linear_path(const DecoderSpec& spec, int64_t layer, const LinearId& 
 }
 
 std::vector<GroupId> groups(const DecoderSpec& spec, int64_t layer) {
-  std::vector<GroupId> all = {{InputGroup::attn_in}, {InputGroup::attn_out}};
+  std::vector<GroupId> all = {{InputGroup::attn_in}};
+  if (spec.is_cross(layer)) all.push_back({InputGroup::cross_in});
+  all.push_back({InputGroup::attn_out});
   const bool sparse = spec.is_sparse(layer);
   if (!sparse || spec.experts.shared > 0)
     for (const InputGroup group : {InputGroup::mlp_in, InputGroup::mlp_out}) all.push_back({group});
@@ -78,14 +84,14 @@ std::vector<GroupId> groups(const DecoderSpec& spec, int64_t layer) {
   return all;
 }
 
-std::vector<LinearId> members(const DecoderSpec& spec, const GroupId& id) {
+std::vector<LinearId> members(const DecoderSpec& spec, int64_t layer, const GroupId& id) {
   std::vector<LinearId> found;
   for (const Role role : kRoles) {
-    if (group_of(role) != id.group) continue;
+    if (group_of(spec, layer, role) != id.group) continue;
+    const bool attention = role == Role::q || role == Role::k || role == Role::v || role == Role::qkv;
+    const bool mlp = role == Role::gate || role == Role::up || role == Role::gate_up;
     const bool fused = role == Role::qkv || role == Role::gate_up;
-    const bool wanted = id.group == InputGroup::attn_in  ? fused == spec.fused_qkv
-                        : id.group == InputGroup::mlp_in ? fused == spec.fused_gate_up
-                                                         : true;
+    const bool wanted = attention ? fused == spec.fused_qkv : mlp ? fused == spec.fused_gate_up : true;
     if (wanted) found.push_back({role, id.expert});
   }
   return found;
@@ -93,7 +99,8 @@ std::vector<LinearId> members(const DecoderSpec& spec, const GroupId& id) {
 
 std::vector<LinearId> linears(const DecoderSpec& spec, int64_t layer) {
   std::vector<LinearId> all;
-  for (const GroupId& id : groups(spec, layer)) std::ranges::copy(members(spec, id), std::back_inserter(all));
+  for (const GroupId& id : groups(spec, layer))
+    std::ranges::copy(members(spec, layer, id), std::back_inserter(all));
   return all;
 }
 
@@ -101,7 +108,7 @@ std::vector<LinearId> smoothed_together(const DecoderSpec& spec, int64_t layer, 
   std::vector<LinearId> all;
   for (const GroupId& other : groups(spec, layer)) {
     const bool same_norm = other.group == InputGroup::mlp_in && id.group == InputGroup::mlp_in;
-    if (other == id || same_norm) std::ranges::copy(members(spec, other), std::back_inserter(all));
+    if (other == id || same_norm) std::ranges::copy(members(spec, layer, other), std::back_inserter(all));
   }
   return all;
 }
@@ -110,6 +117,8 @@ const char* group_name(InputGroup group) {
   switch (group) {
     case InputGroup::attn_in:
       return "attn_in";
+    case InputGroup::cross_in:
+      return "cross_in";
     case InputGroup::attn_out:
       return "attn_out";
     case InputGroup::mlp_in:
@@ -333,24 +342,36 @@ at::Tensor mlp(const DecoderSpec& spec, const DecoderLayer& layer, const at::Ten
   return spec.experts.shared > 0 ? dense_mlp(spec, layer, x, observer).add_(routed) : routed;
 }
 
+at::Tensor normalize(const DecoderSpec& spec, const Norm& weights, const at::Tensor& x) {
+  return rms_norm(x, weights, spec.norm_eps, spec.norm_plus_one);
+}
+
+void observe(const LayerObserver* observer, InputGroup group, const at::Tensor& x) {
+  if (observer != nullptr && observer->input) observer->input(group, x);
+}
+
 }  // namespace
+
+at::Tensor feed_forward(const DecoderSpec& spec, const DecoderLayer& layer, const at::Tensor& x,
+                        const LayerObserver* observer) {
+  const at::Tensor mlp_in = normalize(spec, layer.mlp_norm, x);
+  observe(observer, InputGroup::mlp_in, mlp_in);
+  const at::Tensor added = mlp(spec, layer, mlp_in, observer);
+  return spec.sandwich_norms ? normalize(spec, layer.mlp_out_norm, added) : added;
+}
 
 at::Tensor decoder_layer(const DecoderSpec& spec, const DecoderLayer& layer, const at::Tensor& hidden,
                          const RopeTable& rope, std::span<const int64_t> offsets,
-                         const LayerObserver* observer, KvCache* cache, const at::Tensor& blocks) {
+                         const LayerObserver* observer, KvCache* cache, const at::Tensor& blocks,
+                         const CrossInput* vision) {
+  if (spec.is_cross(layer.index)) return cross_layer(spec, layer, hidden, offsets, vision, observer, cache);
   check_lengths(spec, offsets, cache, layer.index);
-  const auto observe = [observer](InputGroup group, const at::Tensor& x) {
-    if (observer != nullptr && observer->input) observer->input(group, x);
-  };
-  const auto norm = [&spec](const Norm& weights, const at::Tensor& x) {
-    return rms_norm(x, weights, spec.norm_eps, spec.norm_plus_one);
-  };
   const bool windowed = spec.is_windowed(layer.index), local = windowed && rope.local_cos.defined();
   const at::Tensor& cos = local ? rope.local_cos : rope.cos;
   const at::Tensor& sin = local ? rope.local_sin : rope.sin;
 
-  const at::Tensor attn_in = norm(layer.input_norm, hidden);
-  observe(InputGroup::attn_in, attn_in);
+  const at::Tensor attn_in = normalize(spec, layer.input_norm, hidden);
+  observe(observer, InputGroup::attn_in, attn_in);
   auto [q, k, v] = project_heads(spec, layer, attn_in);
   q = rotate(q, cos, sin);
   k = rotate(k, cos, sin);
@@ -368,16 +389,11 @@ at::Tensor decoder_layer(const DecoderSpec& spec, const DecoderLayer& layer, con
   const at::Tensor attn_out = cache != nullptr
                                   ? cached_attention(q, k, v, offsets, pattern, *cache, layer.index)
                                   : attention(q, k, v, offsets, pattern);
-  observe(InputGroup::attn_out, attn_out);
+  observe(observer, InputGroup::attn_out, attn_out);
   at::Tensor added = apply(layer.o, attn_out);
-  if (spec.sandwich_norms) added = norm(layer.attn_out_norm, added);
+  if (spec.sandwich_norms) added = normalize(spec, layer.attn_out_norm, added);
   const at::Tensor middle = hidden + added;
-
-  const at::Tensor mlp_in = norm(layer.mlp_norm, middle);
-  observe(InputGroup::mlp_in, mlp_in);
-  added = mlp(spec, layer, mlp_in, observer);
-  if (spec.sandwich_norms) added = norm(layer.mlp_out_norm, added);
-  return middle + added;
+  return middle + feed_forward(spec, layer, middle, observer);
 }
 
 }  // namespace visq::nn

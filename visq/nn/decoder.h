@@ -1,5 +1,6 @@
-// The one decoder block (Llama, Mistral, Qwen2, Qwen3, Phi-3, Gemma 2 and 3): switches in DecoderSpec,
-// weights in DecoderLayer. Source: spec/models-llava-vila-qwen.md §1.1, spec/models-phi-gemma.md §0.1.
+// The one decoder block (Llama, Mistral, Qwen2, Qwen3, Phi-3, Gemma 2 and 3, Mllama): switches in
+// DecoderSpec, weights in DecoderLayer. Source: spec/models-llava-vila-qwen.md §1.1, spec/models-phi-gemma.md
+// §0.1, §5.2.
 #pragma once
 #include <compare>
 #include <cstdint>
@@ -9,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "visq/nn/cross_attention.h"
 #include "visq/nn/experts.h"
 #include "visq/nn/kv_cache.h"
 #include "visq/nn/ops.h"
@@ -53,6 +55,10 @@ struct DecoderSpec {
   std::vector<bool> windowed;      ///< per layer; empty: none
   std::optional<Rope> local_rope;  ///< of windowed layers, where it differs
   ExpertsSpec experts;             ///< layers with a mixture of experts have it in place of the MLP
+  /// Per layer: attends to the vision rows of its sequence instead of the tokens, both branches gated;
+  /// without images the layer is skipped (Mllama). Empty: none.
+  std::vector<bool> cross;
+  int64_t extra_embeddings = 0;  ///< rows of the embedding beyond `vocab`, which the head lacks (Mllama: 8)
   /// Which tokens see one another whatever their order: none, those of one image (Gemma 3), or all of the
   /// prompt (PaliGemma).
   enum class Unordered { none, images, prompt } unordered = Unordered::none;
@@ -65,6 +71,7 @@ struct DecoderSpec {
   bool is_sparse(int64_t layer) const {
     return experts.count > 0 && experts.sparse[static_cast<size_t>(layer)];
   }
+  bool is_cross(int64_t layer) const { return !cross.empty() && cross[static_cast<size_t>(layer)]; }
 };
 
 /// The linears of a decoder layer, in the order of the computation. A model has q, k, v or qkv, and gate, up
@@ -72,8 +79,8 @@ struct DecoderSpec {
 enum class Role { q, k, v, qkv, o, gate, up, gate_up, down };
 inline constexpr Role kRoles[] = {Role::q,    Role::k,  Role::v,       Role::qkv, Role::o,
                                   Role::gate, Role::up, Role::gate_up, Role::down};
-/// "self_attn.q_proj", …: the path below a layer in every supported checkpoint.
-const char* role_path(Role role);
+/// "self_attn.q_proj", "cross_attn.q_proj", …: the path below a layer in every supported checkpoint.
+std::string role_path(const DecoderSpec& spec, int64_t layer, Role role);
 
 /// A linear of a decoder layer. Experts have gate, up and down.
 struct LinearId {
@@ -85,11 +92,11 @@ struct LinearId {
 std::string linear_path(const DecoderSpec& spec, int64_t layer, const LinearId& id);
 inline constexpr const char* kRouterPath = "mlp.gate";
 
-/// Linears that read the same input.
-enum class InputGroup { attn_in, attn_out, mlp_in, mlp_out };
-inline constexpr InputGroup kInputGroups[] = {InputGroup::attn_in, InputGroup::attn_out, InputGroup::mlp_in,
-                                              InputGroup::mlp_out};
-InputGroup group_of(Role role);
+/// Linears that read the same input. cross_in: the vision rows, which k and v of cross layers read.
+enum class InputGroup { attn_in, cross_in, attn_out, mlp_in, mlp_out };
+inline constexpr InputGroup kInputGroups[] = {InputGroup::attn_in, InputGroup::cross_in, InputGroup::attn_out,
+                                              InputGroup::mlp_in, InputGroup::mlp_out};
+InputGroup group_of(const DecoderSpec& spec, int64_t layer, Role role);
 const char* group_name(InputGroup group);  ///< "attn_in", …
 
 /// The linears of one expert, or of the rest of the layer, that read the same input: engines fuse them.
@@ -100,12 +107,12 @@ struct GroupId {
 };
 /// All groups of a layer, in the order of the computation. Those of mlp_in read the same norm.
 std::vector<GroupId> groups(const DecoderSpec& spec, int64_t layer);
-std::vector<LinearId> members(const DecoderSpec& spec, const GroupId& id);  ///< in the same order
-std::vector<LinearId> linears(const DecoderSpec& spec, int64_t layer);      ///< of all groups
+std::vector<LinearId> members(const DecoderSpec& spec, int64_t layer, const GroupId& id);  ///< likewise
+std::vector<LinearId> linears(const DecoderSpec& spec, int64_t layer);                     ///< of all groups
 /// Those that one smoothing scale serves: the members of the group, or, where many groups read one norm, of
 /// all those.
 std::vector<LinearId> smoothed_together(const DecoderSpec& spec, int64_t layer, const GroupId& id);
-/// The norm whose output a group reads, as a path below a layer; nullptr for attn_out and mlp_out.
+/// The norm whose output a group reads, as a path below a layer; nullptr for the other groups.
 const char* norm_path(const DecoderSpec& spec, InputGroup group);
 
 /// Rows of a linear: all of it, or a part of a fused one.
@@ -125,16 +132,18 @@ struct DecoderLayer {
   std::vector<Expert> experts;  ///< of a sparse layer
   Norm input_norm, mlp_norm;
   Norm attn_out_norm, mlp_out_norm;  ///< with sandwich_norms
-  Norm q_norm, k_norm;               ///< [head_dim], with qk_norm
-  /// What a quantized KV cache does to keys (after rope) and values, [tokens, kv_heads, head_dim].
-  /// Empty: nothing.
+  Norm q_norm, k_norm;               ///< [head_dim], with qk_norm, and of cross layers
+  at::Tensor attn_gate, mlp_gate;    ///< [1], of cross layers: a branch counts tanh(gate) times
+  /// What a quantized KV cache does to keys (after rope) and values, [tokens or vision rows, kv_heads,
+  /// head_dim]. Empty: nothing.
   std::function<at::Tensor(const at::Tensor&)> key_cache, value_cache;
   Linear& linear(const LinearId& id);
 };
 
-/// What calibration sees of a layer; empty functions are not called.
+/// What calibration sees of a layer; empty functions are not called. Of a cross layer: only what has an
+/// effect, so tokens of sequences with images, and in the MLP those that see an image.
 struct LayerObserver {
-  std::function<void(InputGroup, const at::Tensor& x)> input;                ///< x: [tokens, in]
+  std::function<void(InputGroup, const at::Tensor& x)> input;  ///< x: [tokens or vision rows, in]
   std::function<void(const at::Tensor& keys, const at::Tensor& values)> kv;  ///< as stored in the cache
   /// Before the experts run: the router's output, [tokens, experts].
   std::function<void(const at::Tensor& scores)> router;
@@ -151,14 +160,19 @@ struct RopeTable {
 RopeTable rope_table(const DecoderSpec& spec, const at::Tensor& positions, at::ScalarType dtype,
                      std::span<const int64_t> offsets = {});
 
+/// The MLP branch, norms included: what is added to x. @param x  [tokens, hidden]
+at::Tensor feed_forward(const DecoderSpec& spec, const DecoderLayer& layer, const at::Tensor& x,
+                        const LayerObserver* observer = nullptr);
+
 /// One layer over sequences laid end to end. With `cache`, new keys and values are appended to the cache of
 /// this layer and each sequence's new tokens attend to all that is cached.
 /// @param hidden   [tokens, hidden]; @param offsets  sequence borders, first 0, last = tokens
 /// @param blocks   int64 [tokens]: tokens with the same number ≥ 0 see one another; undefined: plain causal
+/// @param vision   what cross layers read; nullptr: what `cache` has kept of it, or no images
 /// @throws Error when a sequence, with what is cached of it, is longer than spec.max_tokens
 at::Tensor decoder_layer(const DecoderSpec& spec, const DecoderLayer& layer, const at::Tensor& hidden,
                          const RopeTable& rope, std::span<const int64_t> offsets,
                          const LayerObserver* observer = nullptr, KvCache* cache = nullptr,
-                         const at::Tensor& blocks = {});
+                         const at::Tensor& blocks = {}, const CrossInput* vision = nullptr);
 
 }  // namespace visq::nn

@@ -75,6 +75,12 @@ void KvCache::keep(std::span<const int64_t> sequences) {
     }
     groups = std::move(kept);
   }
+  for (std::vector<Seen>& seen : cross) {
+    if (seen.empty()) continue;
+    std::vector<Seen> kept;
+    for (const int64_t sequence : sequences) kept.push_back(seen.at(static_cast<size_t>(sequence)));
+    seen = std::move(kept);
+  }
 }
 
 at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,

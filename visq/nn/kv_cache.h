@@ -20,6 +20,11 @@ struct KvCache {
     at::Tensor keys, values;
   };
   std::vector<std::vector<Group>> layers;
+  /// Of cross layers, by layer and sequence: what the sequence's tokens see of its images.
+  struct Seen {
+    at::Tensor keys, values;  ///< [1, kv_heads, vision rows, head_dim]; undefined: it has no image
+  };
+  std::vector<std::vector<Seen>> cross;  ///< a layer's is empty where no sequence has an image
 
   /// Drops all other sequences (those that have ended); the kept ones are renumbered 0, 1, … in their order.
   /// @param sequences  ascending numbers in the present batch

@@ -8,6 +8,7 @@
 #include "visq/core/tiled.h"
 #include "visq/nn/grouping.h"
 #include "visq/nn/vision_positions.h"
+#include "visq/nn/vision_tiles.h"
 
 namespace visq::nn {
 namespace {
@@ -19,6 +20,7 @@ struct Pass {
   at::Tensor cos, sin;                   ///< [rows, head_dim]; undefined without rope
   std::vector<int64_t> windows, images;  ///< borders of the sequences, in rows
   std::vector<at::Tensor> keys;          ///< int64, of each image: its rows that are seen; empty: all are
+  std::vector<at::Tensor> fill;          ///< int64, of each image: its other rows, where `keys` see these too
 };
 
 at::Tensor normalize(const VisionSpec& spec, const Norm& norm, const at::Tensor& x) {
@@ -33,15 +35,28 @@ at::Tensor turn(const VisionSpec& spec, const at::Tensor& x, const Pass& pass) {
   return rotate(x, pass.cos.to(x.scalar_type()), pass.sin.to(x.scalar_type()));
 }
 
-/// Attention inside each image, where only some rows are seen.
+/// Attention inside each image, where not all rows are seen by all.
 at::Tensor masked_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Pass& pass) {
   const auto heads_of = [](const at::Tensor& rows) { return rows.transpose(0, 1).unsqueeze(0); };
   std::vector<at::Tensor> parts;
   for (size_t i = 0; i < pass.keys.size(); ++i) {
     const int64_t first = pass.images[i], count = pass.images[i + 1] - first;
     const at::Tensor& seen = pass.keys[i];
-    parts.push_back(dense_attention(heads_of(q.narrow(0, first, count)), heads_of(k.index_select(0, seen)),
-                                    heads_of(v.index_select(0, seen)), AttentionPattern{}));
+    const auto attend = [&](const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& values) {
+      return dense_attention(heads_of(queries), heads_of(keys), heads_of(values), AttentionPattern{});
+    };
+    const at::Tensor seen_keys = k.index_select(0, seen), seen_values = v.index_select(0, seen);
+    if (pass.fill.empty()) {
+      parts.push_back(attend(q.narrow(0, first, count), seen_keys, seen_values));
+      continue;
+    }
+    // Fill is hidden from fill only: so the reference's mask.
+    const at::Tensor& fill = pass.fill[i];
+    const at::Tensor out = at::empty({count, q.size(1) * q.size(2)}, q.options());
+    out.index_copy_(0, seen - first,
+                    attend(q.index_select(0, seen), k.narrow(0, first, count), v.narrow(0, first, count)));
+    out.index_copy_(0, fill - first, attend(q.index_select(0, fill), seen_keys, seen_values));
+    parts.push_back(out);
   }
   return at::cat(parts);
 }
@@ -76,8 +91,8 @@ at::Tensor mlp(const VisionSpec& spec, const VisionBlock& block, const at::Tenso
 /// @param x  [rows, width]; @param full  rows see their whole image, else their window
 at::Tensor vision_block(const VisionSpec& spec, const VisionBlock& block, const at::Tensor& x,
                         const Pass& pass, bool full) {
-  const auto scaled = [&](const at::Tensor& branch, const at::Tensor& scale) {
-    return spec.layer_scale ? branch * scale : branch;
+  const auto scaled = [](const at::Tensor& branch, const at::Tensor& scale) {
+    return scale.defined() ? branch * scale : branch;
   };
   const at::Tensor attended = attend(spec, block, normalize(spec, block.norm1, x), pass, full);
   const at::Tensor middle = x + scaled(attended, block.scale1);
@@ -111,6 +126,8 @@ at::Tensor place(const VisionSpec& spec, const VisionTower& tower, const TowerIn
     }
     case VisionPositions::resampled:
       return x + resampled_positions(input.grids, tower.position_table, spec.merge).to(x.scalar_type());
+    case VisionPositions::gated:
+      return add_gated_positions(spec, tower, input.tilings, x);
   }
   fail("position kind {} does not exist", static_cast<int>(spec.positions));
 }
@@ -125,6 +142,22 @@ Pass whole_images(const VisionSpec& spec, const TowerInput& input) {
   for (size_t i = 0; i + 1 < pass.images.size(); ++i) {
     const int64_t first = pass.images[i], count = pass.images[i + 1] - first;
     pass.keys.push_back(input.mask.narrow(0, first, count).nonzero().flatten() + first);
+  }
+  return pass;
+}
+
+/// Borders of the images in filled tokens, and which of these are tokens of tiles that the image has.
+Pass joined_images(const VisionSpec& spec, const std::vector<Grid>& tilings, const TileFill& tile,
+                   at::Device device) {
+  Pass pass;
+  const int64_t rows = spec.joined_tiles * tile.filled;
+  for (size_t i = 0; i <= tilings.size(); ++i) pass.images.push_back(static_cast<int64_t>(i) * rows);
+  for (size_t i = 0; i < tilings.size(); ++i) {
+    at::Tensor shown = at::zeros({spec.joined_tiles, tile.filled}, at::kBool);
+    shown.narrow(0, 0, tilings[i].first * tilings[i].second).narrow(1, 0, tile.tokens).fill_(true);
+    shown = shown.flatten();
+    pass.keys.push_back((shown.nonzero().flatten() + pass.images[i]).to(device));
+    pass.fill.push_back((shown.logical_not().nonzero().flatten() + pass.images[i]).to(device));
   }
   return pass;
 }
@@ -149,11 +182,15 @@ TowerRows run_tower(const VisionSpec& spec, const VisionTower& tower, const Towe
   const at::Device device = input.patches.device();
   at::Tensor x =
       tiled_linear(input.patches.to(tower.patch_weight.scalar_type()), tower.patch_weight, tower.patch_bias);
+  const bool joined = spec.joined_tiles > 0;
+  if (joined) x = add_tile_table(spec, tower.pre_tile, input.tilings, x);
   x = place(spec, tower, input, x);
   if (spec.pre_norm) x = normalize(spec, tower.pre_norm, x);
+  const TileFill tile = tile_fill(spec, input.grids.front());
+  if (joined) x = tile.fill(x);
 
   TowerRows result;
-  Pass pass = whole_images(spec, input);
+  Pass pass = joined ? joined_images(spec, input.tilings, tile, device) : whole_images(spec, input);
   at::Tensor angles = spec.rope == VisionRope::none ? at::Tensor() : vision_angles(spec, input.grids);
   if (spec.window > 0) {
     WindowOrder order = window_order(input.grids, spec.merge, spec.window / spec.merge / spec.patch);
@@ -176,19 +213,25 @@ TowerRows run_tower(const VisionSpec& spec, const VisionTower& tower, const Towe
   const auto contains = [](const std::vector<int64_t>& list, int64_t value) {
     return std::ranges::find(list, value) != list.end();
   };
-  std::vector<at::Tensor> states = {x};
+  std::vector<at::Tensor> states = {x}, taps;
   x.reset();
   for (int64_t i = 0; i < last; ++i) {
     const bool full = spec.window == 0 || contains(spec.full_blocks, i);
     at::Tensor next = vision_block(spec, tower.blocks[static_cast<size_t>(i)], states.back(), pass, full);
     if (!contains(wanted, i)) states.back().reset();
     if (contains(spec.deepstack_blocks, i)) result.deepstack.push_back(next);
+    if (contains(spec.tapped_blocks, i)) taps.push_back(next);
     states.push_back(std::move(next));
   }
   if (spec.post_norm) states.back() = layer_norm(states.back(), tower.post_norm, spec.norm_eps);
+  if (joined) states.back() = add_tile_table(spec, tower.post_tile, input.tilings, states.back());
+  for (const VisionBlock& block : tower.global_blocks)
+    states.back() = vision_block(spec, block, states.back(), pass, /*full=*/true);
   std::vector<at::Tensor> features;
   for (const int64_t index : wanted) features.push_back(states[static_cast<size_t>(index)]);
+  if (!taps.empty()) features.push_back(at::stack(taps, -1).flatten(1));
   result.rows = features.size() == 1 ? features.front() : at::cat(features, -1);
+  if (joined) result.rows = tile.unfill(result.rows);
   if (spec.drop_class_token) {  // the first token of each, whatever it is: so the reference
     const auto count = static_cast<int64_t>(input.grids.size());
     const at::Tensor tokens = result.rows.view({count, -1, result.rows.size(1)});

@@ -1,6 +1,6 @@
 // The one vision block and the tower built on it: CLIP, SigLIP (also with patches of any aspect ratio),
-// InternViT, the towers of Qwen2-VL, Qwen2.5-VL and Qwen3-VL, Pixtral.
-// Source: spec/models-llava-vila-qwen.md §1.2, §7–9; spec/models-phi-gemma.md §0.2, §3.5, §5.3.
+// InternViT, the towers of Qwen2-VL, Qwen2.5-VL and Qwen3-VL, Pixtral, Mllama.
+// Source: spec/models-llava-vila-qwen.md §1.2, §7–9; spec/models-phi-gemma.md §0.2, §3.5, §5.2, §5.3.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -23,6 +23,7 @@ enum class VisionPositions {
   table,      ///< one row a token: [patches (+ 1 for the class token), width]
   stretched,  ///< the side of the table is spread over the patches that show the image (phi-gemma §3.5)
   resampled,  ///< the square table is interpolated to the grid of the image (llava-vila-qwen §9)
+  gated,      ///< 1 − tanh(gate) times a table, tanh(gate) times one of the tile's own (Mllama)
 };
 
 /// Rotation of queries and keys by row and column.
@@ -58,6 +59,13 @@ struct VisionSpec {
   std::vector<int64_t> full_blocks;
   /// Blocks whose output goes to the text model by itself (Qwen3-VL), ascending.
   std::vector<int64_t> deepstack_blocks;
+  /// Blocks whose outputs are features too: behind the channels of the last state, channel by channel
+  /// (channel c of the k-th of n at c·n + k; Mllama), ascending.
+  std::vector<int64_t> tapped_blocks;
+  /// >0: an image is so many tiles, the missing ones zero, and all of them one sequence (Mllama).
+  int64_t joined_tiles = 0;
+  std::vector<Grid> tilings;  ///< rows × columns that an image is cut into; row i + 1 of the tile tables
+  int64_t global_layers = 0;  ///< gated blocks behind post_norm
 };
 
 struct VisionBlock {
@@ -68,7 +76,12 @@ struct VisionBlock {
   Linear out;
   Linear fc1, fc2;            ///< plain MLP, or:
   Linear gate, up, down;      ///< gated MLP
-  at::Tensor scale1, scale2;  ///< [width]: of the attention, of the MLP
+  at::Tensor scale1, scale2;  ///< [width] or [1]: of the attention, of the MLP; undefined: none
+};
+
+/// One vector for each tile of each tiling, added tanh(gate) times.
+struct TileTable {
+  at::Tensor table, gate;  ///< [tilings + 1, joined_tiles · width], [1]
 };
 
 /// Everything the tower holds; undefined where the spec has no such part.
@@ -77,6 +90,10 @@ struct VisionTower {
   at::Tensor patch_bias, class_embedding, position_table;  ///< [width], [width], [rows, width]
   Norm pre_norm, post_norm;
   std::vector<VisionBlock> blocks;
+  // Of joined tiles:
+  at::Tensor position_gate, tile_positions;  ///< [1], [tilings + 1, joined_tiles · tokens · width]
+  TileTable pre_tile, post_tile;             ///< before the class token, behind post_norm
+  std::vector<VisionBlock> global_blocks;
 };
 
 /// Tiles and images laid end to end; each is a sequence of its own to the attention.
@@ -84,10 +101,11 @@ struct TowerInput {
   at::Tensor patches;       ///< [Σ h·w, 3·t·p·p]
   std::vector<Grid> grids;  ///< of each tile or image
   at::Tensor mask;          ///< bool [Σ h·w]: true where a patch shows the image; undefined: everywhere
+  std::vector<Grid> tilings = {};  ///< with joined_tiles: of each image, rows × columns of its tiles
 };
 
 struct TowerRows {
-  at::Tensor rows;  ///< [Σ tokens, width · |feature_layers|]
+  at::Tensor rows;  ///< [Σ tokens, width · (|feature_layers| + |tapped_blocks|)]
   /// int64: where `rows`, after the projector has merged cells, stand in window order,
   /// merged_rows.index_select(0, restore) brings them back; undefined: they are in order.
   at::Tensor restore;
@@ -101,8 +119,9 @@ int64_t tower_tokens(const VisionSpec& spec, const Grid& grid);
 /// at the right and bottom is left out, as a convolution with stride p does.
 at::Tensor cut_patches(const at::Tensor& pixels, int64_t patch);
 
-/// Patches → features. Patches that show nothing of the image are seen by none, but have rows.
-/// @throws Error for a feature layer that does not exist
+/// Patches → features. Patches that show nothing of the image are seen by none, but have rows; of joined
+/// tiles, those of missing ones are seen by all but one another.
+/// @throws Error for a feature layer or a tiling that does not exist
 TowerRows run_tower(const VisionSpec& spec, const VisionTower& tower, const TowerInput& input);
 
 }  // namespace visq::nn

@@ -11,9 +11,9 @@
 namespace visq {
 namespace {
 
-// Tokens that go through a layer together: bounds the memory of activations (the MLP's are several times the
-// hidden states).
-constexpr size_t kChunkTokens = 2048;
+// Tokens, and vision rows of cross layers, that go through a layer together: bounds the memory of activations
+// (the MLP's are several times the hidden states).
+constexpr size_t kChunkRows = 2048;
 
 at::Tensor max_magnitude(const at::Tensor& so_far,
                          const at::Tensor& states) {  // states: [tokens, kv_heads, head_dim]
@@ -40,7 +40,7 @@ Calibration::Calibration(const Model& model, const CalibrationOptions& options) 
   bool has_images = false;
   Progress progress("encoding samples", static_cast<int64_t>(data.size()));
   std::vector<EncodedSample> waiting;
-  size_t waiting_tokens = 0;
+  size_t waiting_rows = 0;
   for (const Sample& sample : data) {
     check_interrupt();
     has_images |= sample.image_count() > 0;
@@ -53,12 +53,13 @@ Calibration::Calibration(const Model& model, const CalibrationOptions& options) 
       encoded.ids.resize(static_cast<size_t>(options.max_tokens));
     }
     ++samples_;
-    if (!waiting.empty() && waiting_tokens + encoded.ids.size() > kChunkTokens) {
+    const auto rows = static_cast<size_t>(model.rows_of(encoded));
+    if (!waiting.empty() && waiting_rows + rows > kChunkRows) {
       add_chunk(waiting);
       waiting.clear();
-      waiting_tokens = 0;
+      waiting_rows = 0;
     }
-    waiting_tokens += encoded.ids.size();
+    waiting_rows += rows;
     waiting.push_back(std::move(encoded));
     progress.advance(samples_ + left_out_);
   }
@@ -86,6 +87,7 @@ void Calibration::add_chunk(const std::vector<EncodedSample>& samples) {
   chunk.batch = model_.embed(samples);
   std::tie(chunk.image_rows, chunk.text_rows) = split_rows(chunk.batch.image_mask);
   image_tokens_ += chunk.image_rows.size(0);
+  if (chunk.batch.vision.rows.defined()) image_tokens_ += chunk.batch.vision.rows.size(0);
   text_tokens_ += chunk.text_rows.size(0);
   chunks_.push_back(std::move(chunk));
 }
@@ -100,8 +102,17 @@ LayerStatistics Calibration::run_layer(const nn::DecoderLayer& layer, bool with_
   for (Chunk& chunk : chunks_) {
     check_interrupt();
     nn::LayerObserver observer;
+    // A cross layer shows some rows only: the vision rows, or tokens, which are all text.
+    const bool cross = spec.is_cross(layer.index);
     observer.input = [&](nn::InputGroup group, const at::Tensor& x) {
-      statistics.inputs[static_cast<size_t>(group)].add(x, chunk.text_rows, chunk.image_rows);
+      Statistics& input = statistics.inputs[static_cast<size_t>(group)];
+      const at::Tensor none = at::empty({0}, at::kLong), all = at::arange(x.size(0), at::kLong);
+      if (!cross)
+        input.add(x, chunk.text_rows, chunk.image_rows);
+      else if (group == nn::InputGroup::cross_in)
+        input.add(x, none, all);
+      else
+        input.add(x, all, none);
       if (group == nn::InputGroup::mlp_in && !lent_input.defined()) lent_input = x;
     };
     observer.kv = [&](const at::Tensor& keys, const at::Tensor& values) {

@@ -24,15 +24,15 @@ inline constexpr int64_t kMinExpertTokens = 64;
 
 /// What calibration knows of one decoder layer.
 struct LayerStatistics {
-  explicit LayerStatistics(bool with_gram)
-      : inputs{Statistics(with_gram), Statistics(with_gram), Statistics(with_gram), Statistics(with_gram)},
-        experts_in(with_gram) {}
+  explicit LayerStatistics(bool with_gram) : experts_in(with_gram) { inputs.fill(Statistics(with_gram)); }
   std::array<Statistics, std::size(nn::kInputGroups)> inputs;
   /// What routed experts read, where the router changes it (Llama 4); else they read inputs[mlp_in].
   Statistics experts_in;
   std::vector<ExpertStatistics> experts;  ///< of a sparse layer
   at::Tensor key_max, value_max;          ///< f32 [kv_heads · head_dim]: largest magnitude in the cache
 
+  /// False for a cross layer when no sample had an image: there is nothing in it.
+  bool has_run() const { return of({nn::InputGroup::attn_in}).tokens() > 0; }
   /// Gate and up of all experts have the layer's statistics.
   const Statistics& of(const nn::GroupId& id) const;
 };
@@ -58,6 +58,7 @@ class Calibration {
   int64_t samples() const { return samples_; }
   int64_t left_out() const { return left_out_; }
   int64_t text_tokens() const { return text_tokens_; }
+  /// Where cross layers read the images: vision rows.
   int64_t image_tokens() const { return image_tokens_; }
 
  private:

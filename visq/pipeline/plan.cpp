@@ -71,6 +71,8 @@ bool can_fold(const Plan& plan, const nn::DecoderSpec& spec, int64_t layer, cons
     case InputGroup::mlp_in:
       return std::ranges::all_of(nn::smoothed_together(spec, layer, id),
                                  [&](const LinearId& linear) { return plan.find(layer, linear) != nullptr; });
+    case InputGroup::cross_in:
+      return false;
     case InputGroup::attn_out:
       return plan.find(layer, nn::value_rows(spec).linear) != nullptr;
     case InputGroup::mlp_out:
@@ -93,7 +95,7 @@ Plan make_plan(const Model& model, const Recipe& recipe, const Preset& preset, c
     size_t experts_chosen = 0, experts_all = 0;
     for (const nn::GroupId& group : nn::groups(spec.decoder, layer)) {
       size_t chosen = 0;
-      const std::vector<LinearId> linears = nn::members(spec.decoder, group);
+      const std::vector<LinearId> linears = nn::members(spec.decoder, layer, group);
       for (const LinearId& id : linears) {
         const std::string module = model.names().module(spec, layer, id);
         const auto scheme = recipe.scheme_for(module);

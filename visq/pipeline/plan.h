@@ -46,7 +46,8 @@ Plan make_plan(const Model& model, const Recipe& recipe, const Preset& preset, c
 
 /// Whether the smoothing scale of a group can be folded exactly into what produces its input.
 /// q/k/v and gate/up: the norm before them, when all that reads it is quantized; o: the rows of v; down: the
-/// rows of up, when those are quantized too.
+/// rows of up, when those are quantized too. The vision rows that cross layers read serve all of these layers,
+/// so nothing can be folded into them.
 bool can_fold(const Plan& plan, const nn::DecoderSpec& spec, int64_t layer, const nn::GroupId& id);
 
 /// The plan as `--dry-run` prints it.

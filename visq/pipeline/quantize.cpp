@@ -107,19 +107,38 @@ void quantize_without_data(Output& output, const Model& model) {
   for (auto& layer : reports) std::ranges::move(layer, std::back_inserter(output.result.groups));
 }
 
+// Without images a cross layer does not run, so it has no statistics for a scheme or a cache that needs them.
+void check_without_images(const Plan& plan, const Model& model, int64_t layer) {
+  const bool scheme = std::ranges::any_of(plan.sites, [layer](const Site& site) {
+    return site.layer == layer && site.linear.scheme.needs_calibration();
+  });
+  if (!scheme && plan.recipe.kv_cache == KvCacheFormat::none) return;
+  const std::string attention = model.names().attention(model.spec(), layer);
+  const std::string block = attention.substr(0, attention.rfind('.'));
+  fail(
+      "{} needs statistics of layer '{}', which runs only for samples with images, and the calibration data "
+      "has "
+      "none: add some, or say {}--kv-cache none",
+      scheme ? "--format " + plan.recipe.name : "--kv-cache fp8", block,
+      scheme ? visq::format("--skip '{}.*' for it and all layers like it, and ", block) : "");
+}
+
 // One pass over the decoder layers: statistics of each serve all outputs.
 void quantize_with_data(std::vector<Output>& outputs, const Model& model, Calibration& calibration,
                         QuantizeResult& result) {
   const bool with_gram =
       std::ranges::any_of(outputs, [](const Output& output) { return output.plan.scheme.needs_gram(); });
   const int64_t layers = model.spec().decoder.layers;
+  for (int64_t layer = 0; layer < layers && calibration.image_tokens() == 0; ++layer)
+    if (model.spec().decoder.is_cross(layer))
+      for (const Output& output : outputs) check_without_images(output.plan, model, layer);
   Progress progress("quantizing", layers);
   for (int64_t layer = 0; layer < layers; ++layer) {
     check_interrupt();
     const auto layer_start = Clock::now();
     const LayerStatistics statistics = calibration.run_layer(model.load_layer(layer), with_gram);
     result.calibration_seconds += seconds_since(layer_start);
-    LayerSolver solver(model, layer, &statistics);
+    LayerSolver solver(model, layer, statistics.has_run() ? &statistics : nullptr);
     for (Output& output : outputs) {
       const auto format_start = Clock::now();
       SolvedLayer solved = solver.solve(output.plan);

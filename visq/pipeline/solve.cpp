@@ -117,8 +117,10 @@ at::Tensor LayerSolver::smoothing_scale(const Plan& plan, const GroupId& id, Gro
     return {};
   }
   if (!can_fold(plan, spec_, layer_, id)) {
-    report.note = reads_routed_norm(id) ? "not smoothed: part of what reads its norm is not quantized"
-                                        : "not smoothed: what produces its input is not quantized";
+    report.note = id.group == InputGroup::cross_in ? "not smoothed: reads the images, which no norm precedes"
+                  : reads_routed_norm(id)
+                      ? "not smoothed: part of what reads its norm is not quantized"
+                      : "not smoothed: what produces its input is not quantized";
     return {};
   }
   if (scheme.solver == Solver::awq) {
@@ -168,7 +170,7 @@ void LayerSolver::fold_into_rows(const nn::RowRange& range, const at::Tensor& di
 }
 
 at::Tensor LayerSolver::smoothed_weight(const SmoothedLayer& smoothed, const LinearId& id) const {
-  const at::Tensor scale = smoothed.scale_of({nn::group_of(id.role), id.expert});
+  const at::Tensor scale = smoothed.scale_of({nn::group_of(spec_, layer_, id.role), id.expert});
   const auto divisor = smoothed.divisors.find(id);
   if (!scale.defined() && divisor == smoothed.divisors.end()) return stored_weight(id);
   const at::Tensor result = scale.defined() ? weight(id) * scale : weight(id).clone();
@@ -183,7 +185,7 @@ SmoothedLayer LayerSolver::smooth(const Plan& plan) {
   SmoothedLayer smoothed;
   std::map<InputGroup, at::Tensor> norm_scales;  // a norm is folded into once, whoever reads it
   for (const GroupId& id : nn::groups(spec_, layer_)) {
-    if (plan.find(layer_, nn::members(spec_, id).front()) == nullptr)
+    if (plan.find(layer_, nn::members(spec_, layer_, id).front()) == nullptr)
       continue;  // groups are quantized whole or not at all (make_plan)
     GroupReport report;
     report.layer = layer_;
@@ -212,6 +214,8 @@ SmoothedLayer LayerSolver::smooth(const Plan& plan) {
           if (reads_routed_norm(id)) fold_into_router(folded, smoothed);
         }
         scale = norm_scales[id.group];
+        break;
+      case InputGroup::cross_in:  // can_fold() says no
         break;
       case InputGroup::attn_out:
         fold_into_rows(nn::value_rows(spec_), heads_.one_each(scale), smoothed);
@@ -245,11 +249,12 @@ void LayerSolver::pack_group(const Plan& plan, const GroupId& id, const Smoothed
   const Scheme& scheme = plan.scheme;
   std::vector<const Site*> sites;
   std::vector<at::Tensor> weights;
-  for (const LinearId& linear : nn::members(spec_, id)) {
+  for (const LinearId& linear : nn::members(spec_, layer_, id)) {
     sites.push_back(plan.find(layer_, linear));
     if (sites.back() == nullptr) return;
     weights.push_back(smoothed_weight(smoothed, linear));
   }
+  if (sites.empty()) return;
   // What a codec says of a weight, with the weight's name.
   const auto named = [&](size_t i, const auto& work) {
     try {

@@ -39,6 +39,32 @@ TEST(Engines, BareLayerIsASubstringOfLayerTenOnVllm) {
   EXPECT_FALSE(covers(Engine::tensorrt_llm, "model.layers.1.*", ten, "llama"));
 }
 
+TEST(Engines, MllamaEntriesCoverBothSpellingsAndNoCrossLayer) {
+  const std::vector<std::string> roots = {"lm_head",
+                                          "language_model.lm_head",
+                                          "vision_model",
+                                          "model.vision_model",
+                                          "multi_modal_projector",
+                                          "model.multi_modal_projector"};
+  std::vector<std::string> entries;
+  for (const std::string& root : roots) {
+    entries.push_back(root);
+    entries.push_back(root + ".*");
+  }
+  for (const Engine engine : {Engine::vllm, Engine::sglang, Engine::tensorrt_llm}) {
+    const auto excludes = [&](const char* module) {
+      return engine_excludes(engine, entries, module, "mllama");
+    };
+    EXPECT_TRUE(excludes("vision_model.global_transformer.layers.0.self_attn.k_proj"));
+    EXPECT_TRUE(excludes("model.vision_model.transformer.layers.0.mlp.fc1"));
+    EXPECT_TRUE(excludes("multi_modal_projector"));
+    EXPECT_TRUE(excludes("model.multi_modal_projector"));
+    EXPECT_TRUE(excludes("language_model.lm_head"));
+    EXPECT_FALSE(excludes("language_model.model.layers.3.cross_attn.k_proj"));
+    EXPECT_FALSE(excludes("model.language_model.layers.3.cross_attn.k_proj"));
+  }
+}
+
 TEST(Engines, HeadEntries) {
   EXPECT_TRUE(covers(Engine::vllm, "lm_head", "language_model.lm_head", "llava"));
   EXPECT_TRUE(covers(Engine::sglang, "lm_head", "language_model.lm_head", "llava"));

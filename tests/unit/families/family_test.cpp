@@ -238,6 +238,56 @@ TEST(Llava, TakesThePixtralTowerOnlyWithAllItsRows) {
   EXPECT_EQ(spec.image_token, "[IMG]");
 }
 
+TEST(Mllama, HasTheDefaultsOfItsClass) {
+  const ModelSpec spec = describe_model({{"architectures", {"MllamaForConditionalGeneration"}}}, "c");
+  EXPECT_EQ(spec.decoder.layers, 40);
+  EXPECT_EQ(spec.decoder.kv_heads, 8);
+  EXPECT_EQ(spec.decoder.rope.theta, 5e5);
+  EXPECT_EQ(spec.decoder.extra_embeddings, 8);
+  for (int64_t layer = 0; layer < 40; ++layer) EXPECT_EQ(spec.decoder.is_cross(layer), layer % 5 == 3);
+  EXPECT_EQ(spec.vision.width, 1280);
+  EXPECT_EQ(spec.vision.heads, 16);
+  EXPECT_EQ(spec.vision.image_size, 448);
+  EXPECT_EQ(spec.vision.activation, nn::Activation::gelu);
+  EXPECT_EQ(spec.vision.global_layers, 8);
+  EXPECT_EQ(spec.vision.joined_tiles, 4);
+  EXPECT_EQ(spec.vision.tilings.size(), 8u);
+  EXPECT_EQ(spec.vision.tapped_blocks, (std::vector<int64_t>{3, 7, 15, 23, 30}));
+  EXPECT_FALSE(spec.vision.patch_bias || spec.vision.qkv_bias || spec.vision.out_bias);
+  EXPECT_EQ(spec.image_token_id, 128256);
+  EXPECT_EQ(spec.layout.kind, ImageLayout::Kind::cross);
+  EXPECT_EQ(spec.eos_ids, std::vector<int64_t>{128001});
+}
+
+TEST(Mllama, ReadsWhichLayersAreCrossLayersAndIgnoresThoseBeyondTheLast) {
+  Json config = test::mllama_config();
+  config["text_config"]["cross_attention_layers"] = {0, 7};
+  EXPECT_EQ(describe_model(config, "c").decoder.cross, (std::vector<bool>{true, false}));
+  config["text_config"]["cross_attention_layers"] = Json::array();
+  EXPECT_EQ(describe_model(config, "c").decoder.cross, (std::vector<bool>{false, false}));
+  config["text_config"]["cross_attention_layers"] = {-1};
+  EXPECT_NE(error_of(config).find("'cross_attention_layers' holds -1"), std::string::npos);
+}
+
+TEST(Mllama, RefusesATowerThatDoesNotFit) {
+  const auto error_with = [](const char* key, const Json& value) {
+    Json config = test::mllama_config();
+    config["vision_config"][key] = value;
+    return error_of(config);
+  };
+  EXPECT_EQ(error_with("max_num_tiles", 4), "");
+  EXPECT_NE(
+      error_with("vision_output_dim", 16).find("'vision_output_dim' is 16, but the tower's features have 24"),
+      std::string::npos);
+  EXPECT_NE(error_with("intermediate_layers_indices", {0, 3}).find("'intermediate_layers_indices'"),
+            std::string::npos);
+  EXPECT_NE(error_with("intermediate_layers_indices", {2, 0}).find("'intermediate_layers_indices'"),
+            std::string::npos);
+  EXPECT_NE(error_with("supported_aspect_ratios", Json::parse("[[1, 5]]")).find("'supported_aspect_ratios'"),
+            std::string::npos);
+  EXPECT_NE(error_with("norm_eps", 1e-6).find("'norm_eps'"), std::string::npos);
+}
+
 TEST(Qwen2Vl, ReadsTheTowersOwnWidth) {
   Json config = test::qwen_config();
   config["architectures"] = {"Qwen2VLForConditionalGeneration"};

@@ -52,6 +52,16 @@ TEST(ImageTokens, OfLlavaOneVisionShrinkLargeMosaics) {
   EXPECT_EQ(image_tokens(spec, tiles(1, 384, 0, 0, 480, 640)), 730);  // one of several images: not cut
 }
 
+TEST(ImageTokens, OfMllamaAreNoneThoughTheImageHasRowsForAllTiles) {
+  ModelSpec spec = tile_spec(560, 14, Kind::cross);
+  spec.vision.class_token = true;
+  spec.vision.joined_tiles = 4;
+  const ProcessedImage image = tiles(2, 560, 1, 2);
+  EXPECT_EQ(image_tokens(spec, image), 0);
+  EXPECT_EQ(feature_rows(spec, image), 4 * 1601);
+  EXPECT_EQ(image_text(spec, image), "<i>");
+}
+
 TEST(ImageTokens, OfPhi3CountEndsOfLinesAndTheSeparator) {
   ModelSpec spec = tile_spec(336, 14, Kind::hd);
   spec.projector = {nn::ProjectorOp::unshuffle(2)};

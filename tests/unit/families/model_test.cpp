@@ -128,6 +128,49 @@ TEST(Model, RefusesImageTokensWithoutFeatures) {
   EXPECT_THROW(model.embed_next({32}, {0}), Error);  // the embedding has 32 rows
 }
 
+/// @param columns  of tiles, for each image
+EncodedSample mllama_sample(std::vector<int64_t> ids, const std::vector<int64_t>& columns) {
+  EncodedSample sample;
+  sample.ids = std::move(ids);
+  for (const int64_t count : columns) {
+    sample.images.push_back({at::randn({count, 3, 6, 6}, at::detail::createCPUGenerator(1)), 0, 0});
+    sample.images.back().rows = 1, sample.images.back().columns = count;
+  }
+  return sample;
+}
+
+TEST(Model, GivesEachTokenOfMllamaTheImagesThatItSees) {
+  const TemporaryDirectory directory;
+  test::write_checkpoint(directory.path(), test::mllama_config(),
+                         test::random_tensors(test::mllama_config()));
+  const Checkpoint checkpoint(directory.path());
+  const Model model(checkpoint, at::kCPU, at::kFloat);
+  // An image has 4 tiles of 5 rows, of which only those are seen that it was cut into.
+  const std::vector<EncodedSample> samples = {mllama_sample({32, 1}, {1}), mllama_sample({2, 3}, {}),
+                                              mllama_sample({1, 32, 32, 5, 6, 32, 7}, {1, 2, 1})};
+  EXPECT_EQ(model.rows_of(samples[2]), 7 + 3 * 20);
+  const Batch batch = model.embed(samples);
+  EXPECT_EQ(batch.vision.rows.sizes(), at::IntArrayRef({80, 16}));
+  EXPECT_FALSE(batch.image_mask.any().item<bool>());
+  const at::Tensor table = checkpoint.tensor("model.language_model.embed_tokens.weight");
+  EXPECT_TRUE(at::equal(batch.hidden[5], table[32]));  // a row that the head lacks
+  EXPECT_EQ(model.logits(batch.hidden).size(1), 32);
+  std::vector<std::pair<int64_t, std::vector<std::pair<int64_t, int64_t>>>> runs;
+  for (const nn::CrossRun& run : batch.vision.sequences.back().runs) {
+    runs.push_back({run.tokens, {}});
+    for (const nn::RowSpan& span : run.seen) runs.back().second.emplace_back(span.begin, span.count);
+  }
+  const decltype(runs) expected = {{1, {}}, {1, {{20, 5}}}, {3, {{20, 5}, {40, 10}}}, {2, {{60, 5}}}};
+  EXPECT_EQ(runs, expected);
+  ASSERT_EQ(batch.vision.sequences.size(), 2u);
+  EXPECT_EQ(batch.vision.sequences[1].number, 2);
+  EXPECT_EQ(batch.vision.sequences[1].rows.begin, 20);
+  EXPECT_EQ(batch.vision.sequences[1].rows.count, 60);
+  EXPECT_THROW(model.embed(std::vector{mllama_sample({1, 2}, {1})}), Error);
+  EXPECT_THROW(model.embed(std::vector{mllama_sample({1, 32}, {})}), Error);
+  EXPECT_THROW(model.embed(std::vector{mllama_sample({1, 32}, {3, 1})}), Error);
+}
+
 TEST(Model, TakesTheHeadFromTheEmbeddingWhenItIsTied) {
   const TemporaryDirectory directory;
   test::write_checkpoint(directory.path(), test::qwen_config(), test::random_tensors(test::qwen_config()));

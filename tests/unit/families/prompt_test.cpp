@@ -27,6 +27,14 @@ TEST(Vicuna, PutsImagesFirstAndASpaceAfterEachText) {
   EXPECT_EQ(render_answer(spec(PromptStyle::vicuna), "A cat."), " A cat.");
 }
 
+TEST(Llama3, HasAHeaderForEachTurn) {
+  EXPECT_EQ(render_prompt(spec(PromptStyle::llama3),
+                          {{"system", {text("Be brief.")}}, {"user", {text("See"), image(), text("Same?")}}}),
+            "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
+            "<|start_header_id|>user<|end_header_id|>\n\nSee<image>Same?<|eot_id|>"
+            "<|start_header_id|>assistant<|end_header_id|>\n\n");
+}
+
 TEST(Chatml, AddsTheSystemTurnAndKeepsTheOrderOfTheParts) {
   EXPECT_EQ(render_prompt(spec(PromptStyle::chatml), {{"user", {image(), text("What is this?")}}}),
             "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"

@@ -50,6 +50,18 @@ inline Json qwen_config() {
                     "qwen");
 }
 
+inline Json mllama_config() {
+  return parse_json(R"({
+    "architectures": ["MllamaForConditionalGeneration"], "model_type": "mllama", "image_token_index": 32,
+    "text_config": {"model_type": "mllama_text_model", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+                    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+                    "cross_attention_layers": [1]},
+    "vision_config": {"model_type": "mllama_vision_model", "hidden_size": 8, "intermediate_size": 12,
+                      "num_hidden_layers": 3, "num_global_layers": 1, "attention_heads": 2, "image_size": 6,
+                      "patch_size": 3, "intermediate_layers_indices": [0, 2], "vision_output_dim": 24}})",
+                    "mllama");
+}
+
 /// A tokenizer of one token a printable ASCII character, its code being the id, and one for ": ".
 inline void write_tokenizer(const std::filesystem::path& directory,
                             const std::vector<std::pair<std::string, int64_t>>& special) {

@@ -172,12 +172,13 @@ TEST(DecoderLayer, RefusesSequencesBeyondTheLimit) {
 }
 
 TEST(Roles, HaveTheNamesAndGroupsOfTheCheckpoints) {
-  EXPECT_STREQ(role_path(Role::q), "self_attn.q_proj");
-  EXPECT_STREQ(role_path(Role::down), "mlp.down_proj");
-  EXPECT_EQ(group_of(Role::v), InputGroup::attn_in);
-  EXPECT_EQ(group_of(Role::o), InputGroup::attn_out);
-  EXPECT_EQ(group_of(Role::up), InputGroup::mlp_in);
-  EXPECT_EQ(group_of(Role::down), InputGroup::mlp_out);
+  const DecoderSpec spec = tiny_spec();
+  EXPECT_EQ(role_path(spec, 0, Role::q), "self_attn.q_proj");
+  EXPECT_EQ(role_path(spec, 0, Role::down), "mlp.down_proj");
+  EXPECT_EQ(group_of(spec, 0, Role::v), InputGroup::attn_in);
+  EXPECT_EQ(group_of(spec, 0, Role::o), InputGroup::attn_out);
+  EXPECT_EQ(group_of(spec, 0, Role::up), InputGroup::mlp_in);
+  EXPECT_EQ(group_of(spec, 0, Role::down), InputGroup::mlp_out);
 }
 
 }  // namespace

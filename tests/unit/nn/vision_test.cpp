@@ -159,11 +159,11 @@ TEST(Tower, AMaskThatHidesNothingChangesNothing) {
 }
 
 TEST(Tower, ScalesItsBranches) {
-  VisionSpec spec = plain_spec();
-  VisionTower tower = plain_tower(spec);
+  const VisionSpec spec = plain_spec();
+  VisionTower tower = plain_tower(spec), unscaled = tower;
+  for (VisionBlock& block : unscaled.blocks) block.scale1 = block.scale2 = at::Tensor();
   const at::Tensor patches = random({12, 12}, 1);
-  const at::Tensor plain = run_tower(spec, tower, {patches, {{3, 4}}, {}}).rows;
-  spec.layer_scale = true;
+  const at::Tensor plain = run_tower(spec, unscaled, {patches, {{3, 4}}, {}}).rows;
   EXPECT_GT(largest_difference(run_tower(spec, tower, {patches, {{3, 4}}, {}}).rows, plain), 1e-3);
   for (VisionBlock& block : tower.blocks) block.scale1 = block.scale2 = at::ones({16});
   EXPECT_TRUE(at::equal(run_tower(spec, tower, {patches, {{3, 4}}, {}}).rows, plain));

@@ -17,11 +17,14 @@ struct LayerRun {
     const nn::DecoderSpec& spec = model.spec().decoder;
     at::Tensor hidden = at::randn({40, spec.hidden});
     hidden.slice(1, 5, spec.hidden, 61).mul_(20);
+    // Of cross layers: the first sequence sees its image from the sixth token on.
+    nn::CrossInput vision{at::randn({30, spec.hidden}),
+                          {{0, {0, 20}, {{5, {}}, {20, {{0, 15}}}}}, {1, {20, 10}, {{15, {{20, 10}}}}}}};
     const nn::RopeTable rope = nn::rope_table(spec, at::arange(40).unsqueeze(0), at::kFloat);
     nn::LayerObserver observer;
     observer.input = [&](InputGroup group, const at::Tensor& x) {
       if (statistics != nullptr)
-        statistics->inputs[static_cast<size_t>(group)].add(x, at::arange(20), at::arange(20, 40));
+        statistics->inputs[static_cast<size_t>(group)].add(x, at::arange(20), at::arange(20, x.size(0)));
     };
     observer.kv = [&](const at::Tensor& keys, const at::Tensor& values) {
       if (statistics == nullptr) return;
@@ -35,7 +38,7 @@ struct LayerRun {
         statistics->experts[static_cast<size_t>(expert)].down.add(h, at::arange(rows.size(0)), at::arange(0));
     };
     const int64_t offsets[] = {0, 25, 40};
-    output = nn::decoder_layer(spec, layer, hidden, rope, offsets, &observer);
+    output = nn::decoder_layer(spec, layer, hidden, rope, offsets, &observer, nullptr, {}, &vision);
   }
   at::Tensor output;
 };
@@ -75,7 +78,8 @@ TEST_P(Smoothing, FoldingLeavesTheFunctionOfTheLayerAsItWas) {
     smooth(layer, model, solver, smoothed);
     for (const nn::GroupId& id : nn::groups(model.spec().decoder, index)) {
       const at::Tensor scale = smoothed.scale_of(id);
-      ASSERT_TRUE(scale.defined());
+      ASSERT_EQ(scale.defined(), id.group != InputGroup::cross_in);
+      if (!scale.defined()) continue;
       EXPECT_GT((scale - 1).abs().max().item<float>(), 0.1f) << "nothing was smoothed";
     }
     const at::Tensor after = LayerRun(model, layer, nullptr).output;
@@ -108,10 +112,23 @@ TEST(LayerSolver, ARouterIsScaledExactly) {
 
 INSTANTIATE_TEST_SUITE_P(, Smoothing,
                          testing::Combine(testing::Values("int8_sq", "int4_awq"),
-                                          testing::Values("llama", "qwen2", "qwen3_moe")),
+                                          testing::Values("llama", "qwen2", "qwen3_moe", "mllama")),
                          [](const auto& test) {
                            return std::string(std::get<0>(test.param)) + "_" + std::get<1>(test.param);
                          });
+
+TEST(LayerSolver, SaysWhyTheReadersOfImagesAreNotSmoothed) {
+  const TinyCheckpoint files(at::kFloat, "mllama");
+  const Checkpoint checkpoint(files.directory());
+  const Model model(checkpoint, at::kCPU, at::kFloat);
+  LayerStatistics statistics(true);
+  LayerRun(model, model.load_layer(0), &statistics);
+  const auto reports = LayerSolver(model, 0, &statistics).smooth(plan_for(model, "int4_awq")).reports;
+  ASSERT_EQ(reports.size(), 5u);
+  EXPECT_EQ(reports[1].group.group, InputGroup::cross_in);
+  EXPECT_EQ(reports[1].note, "not smoothed: reads the images, which no norm precedes");
+  EXPECT_EQ(reports[0].note, "");
+}
 
 TEST(LayerSolver, FusedLinearsShareTheirScalarScales) {
   const TinyCheckpoint files(at::kBFloat16);
@@ -124,7 +141,8 @@ TEST(LayerSolver, FusedLinearsShareTheirScalarScales) {
     const SolvedLayer solved = LayerSolver(model, 1, &statistics).solve(plan);
     std::map<nn::GroupId, const PackedLinear*> first;
     for (const auto& [site, linear] : solved.linears) {
-      const PackedLinear*& leader = first[{nn::group_of(site->id.role), site->id.expert}];
+      const PackedLinear*& leader =
+          first[{nn::group_of(model.spec().decoder, 1, site->id.role), site->id.expert}];
       if (leader == nullptr) leader = &linear;
       EXPECT_EQ(linear.input_scale, leader->input_scale);
       EXPECT_EQ(linear.second_scale, leader->second_scale);
