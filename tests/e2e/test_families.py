@@ -12,6 +12,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "demo" / "make"))
 import compat  # noqa: E402,F401  (makes torchvision importable; before transformers)
 import forward_models as toy  # noqa: E402
 import mllama_model  # noqa: E402
+from llava_original_models import OriginalLlava  # noqa: E402
+from vila_models import Vila  # noqa: E402
 
 from formats import FORMATS  # noqa: E402
 from test_quantize import tensors  # noqa: E402
@@ -33,6 +35,9 @@ KINDS = {
     "smolvlm": (toy.make_smolvlm, "SmolVLM"),
     "phi4_multimodal": (toy.make_phi4,),
     "mllama": (mllama_model.make,),
+    "vila1.5": (Vila, "vila1.5"),
+    "nvila": (Vila, "nvila"),
+    "llava_original": (OriginalLlava, "llava_next-mistral"),
 }
 
 
@@ -59,7 +64,8 @@ def write_data(folder):
 def test_every_format_of_a_family_is_whole(visq, kind, tmp_path, monkeypatch):
     monkeypatch.setattr(toy, "WIDE", True)
     make, *arguments = KINDS[kind]
-    model = toy.save(tmp_path / "model", make(*arguments), "A")
+    made = make(*arguments)
+    model = made.save(tmp_path / "model") if make in (Vila, OriginalLlava) else toy.save(tmp_path / "model", made, "A")
     data = write_data(tmp_path)
     out = tmp_path / "out"
     visq("quantize", model, "-f", ",".join(FORMATS), "--calib", data, "--seq-len", 8192, "-o", out)
@@ -76,6 +82,13 @@ def test_every_format_of_a_family_is_whole(visq, kind, tmp_path, monkeypatch):
         untouched = [name for name in source if not changed.search(name) or "vision" in name or "visual" in name]
         assert untouched and all(output[name] == source[name] for name in untouched)
         check_ledger(report, model)
+
+        if make is Vila:  # everything but the text model's weights and configuration is a copy of the files
+            names = [path.relative_to(model) for path in model.rglob("*") if path.is_file()]
+            copies = [name for name in names if name.parts[0] != "llm" or "tokenizer" in name.name]
+            assert len(copies) >= 7 and Path("config.json") in copies
+            assert all((out / format / name).read_bytes() == (model / name).read_bytes() for name in copies)
+            assert visq.json("inspect", out / format)["quantization"]["format"] == format
 
     rows = visq.json("eval", *(out / format for format in FORMATS), "--against", model, "--data", data, "--max-new-tokens", 4)
     # Random models say little about quality, but a scale that went astray shows in one format and not in the others.

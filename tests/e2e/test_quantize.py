@@ -9,16 +9,17 @@ from formats import FORMATS
 
 
 def tensors(path):
-    """name -> (dtype, shape, bytes) of a checkpoint directory, read with the format's own rules."""
+    """name -> (dtype, shape, bytes) of a checkpoint directory, read with the format's own rules; VILA's folders before the name."""
     found = {}
-    for file in sorted(path.glob("*.safetensors")):
+    for file in sorted(path.rglob("*.safetensors")):
+        folder = "".join(f"{part}." for part in file.parent.relative_to(path).parts)
         data = file.read_bytes()
         (length,) = struct.unpack("<Q", data[:8])
         header = json.loads(data[8 : 8 + length])
         assert header.pop("__metadata__") == {"format": "pt"}
         for name, info in header.items():
             begin, end = info["data_offsets"]
-            found[name] = (info["dtype"], info["shape"], data[8 + length + begin : 8 + length + end])
+            found[folder + name] = (info["dtype"], info["shape"], data[8 + length + begin : 8 + length + end])
     return found
 
 

@@ -41,10 +41,10 @@ void run(const std::string& directory, bool json) {
     quantized_linears += name.ends_with(".weight_scale");
   }
   const nn::DecoderSpec& decoder = spec.decoder;
-  const auto excluded = quantized
-                            ? get_or<std::vector<std::string>>(checkpoint.config().at("quantization_config"),
-                                                               "ignore", {}, directory)
-                            : std::vector<std::string>{};
+  const auto excluded =
+      quantized ? get_or<std::vector<std::string>>(checkpoint.text_model().config.at("quantization_config"),
+                                                   "ignore", {}, directory)
+                : std::vector<std::string>{};
   if (json) {
     Json out = {{"family", spec.family},
                 {"architecture", spec.architecture},

@@ -85,7 +85,7 @@ void run(const Arguments& arguments) {
   if (options.out.empty() && !arguments.dry_run) fail("--out is missing: the directory to write");
 
   const Checkpoint checkpoint(options.checkpoint);
-  if (checkpoint.config().contains("quantization_config"))
+  if (checkpoint.text_model().config.contains("quantization_config"))
     fail("{}: is quantized already; give the original checkpoint", options.checkpoint.string());
   const Model model(checkpoint, options.device,
                     compute_dtype(arguments.compute.resolve_dtype(), options.device, checkpoint), {},

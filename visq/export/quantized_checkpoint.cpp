@@ -5,8 +5,9 @@
 namespace visq {
 
 std::optional<QuantizedCheckpoint> QuantizedCheckpoint::open(const Checkpoint& checkpoint) {
-  const std::string origin = (checkpoint.directory() / "config.json").string();
-  const auto config = get_or<Json>(checkpoint.config(), "quantization_config", nullptr, origin);
+  const CheckpointPart& part = checkpoint.text_model();
+  const std::string origin = (part.directory / "config.json").string();
+  const auto config = get_or<Json>(part.config, "quantization_config", nullptr, origin);
   if (config.is_null()) return std::nullopt;
   for (const Layout* layout : layouts())
     if (const auto found = layout->recognise(config, origin))

@@ -26,8 +26,9 @@ std::vector<std::string> modules_with_matrix(const Checkpoint& checkpoint) {
 }
 
 std::vector<std::string> exclude_entries(const Checkpoint& output) {
-  const std::string origin = (output.directory() / "config.json").string();
-  return get_or<std::vector<std::string>>(output.config().at("quantization_config"), "ignore", {}, origin);
+  const CheckpointPart& part = output.text_model();
+  return get_or<std::vector<std::string>>(part.config.at("quantization_config"), "ignore", {},
+                                          (part.directory / "config.json").string());
 }
 
 }  // namespace
@@ -70,8 +71,9 @@ Validation validate(const Checkpoint& output, const Checkpoint* source, const st
     fail("{}: is not quantized: config.json has no quantization_config", output.directory().string());
   ValidationContext context{
       output, source, *quantized, engines, {}, modules_with_matrix(source ? *source : output), {}, {}};
+  const CheckpointPart& part = output.text_model();
   context.model_type =
-      get_or<std::string>(output.config(), "model_type", "", (output.directory() / "config.json").string());
+      get_or<std::string>(part.config, "model_type", "", (part.directory / "config.json").string());
   context.exclude = exclude_entries(output);
   for (const std::string& module : modules_with_matrix(output))
     if (quantized->is_quantized(module)) context.modules.insert(module);

@@ -43,19 +43,19 @@ void check_side_files(const ValidationContext& context, Validation& validation) 
 }
 
 void check_configs(const ValidationContext& context, Validation& validation) {
-  const Json& config = context.output.config();
+  const Json& config = context.output.text_model().config;
   const Json& inline_config = config.at("quantization_config");
   {
     Findings findings(validation, "A2", "config.json is the source's, plus quantization_config");
     if (context.source == nullptr)
       findings.skip("needs --source");
     else
-      findings.expect(without_quantization(config) == context.source->config(),
+      findings.expect(without_quantization(config) == context.source->text_model().config,
                       "config.json differs elsewhere too");
   }
   {
     Findings findings(validation, "A3", "config.json and hf_quant_config.json agree");
-    const auto path = context.output.directory() / "hf_quant_config.json";
+    const auto path = context.output.text_model().directory / "hf_quant_config.json";
     if (context.quantized.layout().name() != std::string("modelopt")) {
       findings.skip("only the modelopt layout has two configurations");
     } else if (!std::filesystem::exists(path)) {
@@ -91,32 +91,40 @@ void check_configs(const ValidationContext& context, Validation& validation) {
 
 void check_index(const ValidationContext& context, Validation& validation) {
   Findings findings(validation, "A5", "the index covers exactly the tensors, and its total is their size");
-  const auto path = context.output.directory() / "model.safetensors.index.json";
+  const Checkpoint& output = context.output;
+  const auto path = output.text_model().directory / "model.safetensors.index.json";
   if (!std::filesystem::exists(path)) return findings.skip("one file, no index");
   const Json index = read_json(path, kMaxTokenizerBytes);
   const auto map = require<Json>(index, "weight_map", path.string());
-  for (const std::string& name : context.output.names())
-    findings.expect(map.contains(name) && map.at(name) == context.output.file_of(name).filename().string(),
+  size_t tensors = 0;
+  uint64_t bytes = 0;
+  for (const std::string& name : output.names()) {
+    if (!output.in_text_model(name)) continue;
+    ++tensors;
+    bytes += output.info(name).bytes();
+    const std::string listed = output.name_in_part(name);
+    findings.expect(map.contains(listed) && map.at(listed) == output.file_of(name).filename().string(),
                     "tensor '{}' is not listed in its shard", name);
-  findings.expect(map.size() == context.output.names().size(),
-                  "the index lists {} tensors, the shards hold {}", map.size(),
-                  context.output.names().size());
+  }
+  findings.expect(map.size() == tensors, "the index lists {} tensors, the shards hold {}", map.size(),
+                  tensors);
   const auto total = index.value("metadata", Json::object()).value("total_size", uint64_t{0});
-  findings.expect(total == context.output.total_bytes(), "total_size is {}, the tensors have {} bytes", total,
-                  context.output.total_bytes());
+  findings.expect(total == bytes, "total_size is {}, the tensors have {} bytes", total, bytes);
 }
 
 // A source tensor that need not be there: the alias of a tied weight.
 bool is_tied_alias(const Checkpoint& source, const std::string& name) {
   return name.find("lm_head") != std::string::npos &&
-         get_or<bool>(source.config(), "tie_word_embeddings", false, "config.json");
+         get_or<bool>(source.text_model().config, "tie_word_embeddings", false, "config.json");
 }
 
 void check_engine_excludes(const ValidationContext& context, Validation& validation) {
   Findings findings(validation, "B4", "every engine's own rule excludes exactly what is not quantized");
   for (const Engine engine : context.engines)
     for (const std::string& module : context.linears) {
-      const bool excluded = engine_excludes(engine, context.exclude, module, context.model_type);
+      if (!context.output.in_text_model(module)) continue;  // the list is the text model's own
+      const bool excluded =
+          engine_excludes(engine, context.exclude, context.output.name_in_part(module), context.model_type);
       const bool quantized = context.modules.contains(module);
       findings.expect(excluded != quantized, "{}: '{}' is {}quantized, but the exclude list {} it",
                       engine_name(engine), module, quantized ? "" : "not ",

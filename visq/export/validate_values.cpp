@@ -209,12 +209,10 @@ void check_values(const ValidationContext& context, Validation& validation) {
           } else if (taken.contains(block) && factor.numel() >= taken[block].numel()) {
             at::Tensor expected = taken[block];
             if (factor.numel() != expected.numel()) {  // heads that share a value row
-              const int64_t head_dim =
-                  get_or<int64_t>(context.output.config().value("text_config", context.output.config()),
-                                  "head_dim", 0, "config.json");
-              const int64_t heads =
-                  get_or<int64_t>(context.output.config().value("text_config", context.output.config()),
-                                  "num_attention_heads", 0, "config.json");
+              const Json& config = context.output.text_model().config;
+              const Json text = config.value("text_config", config);
+              const auto head_dim = get_or<int64_t>(text, "head_dim", 0, "config.json");
+              const auto heads = get_or<int64_t>(text, "num_attention_heads", 0, "config.json");
               const int64_t dim = head_dim > 0 ? head_dim : heads > 0 ? factor.numel() / heads : 0;
               if (dim == 0 || expected.numel() % dim != 0 || factor.numel() % expected.numel() != 0) continue;
               expected = expected.view({-1, 1, dim})

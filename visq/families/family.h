@@ -20,8 +20,26 @@ struct NameRule {
 };
 
 /// vicuna: LLaVA 1.5; chatml: Qwen2.5-VL; chatml_images_first: LLaVA with a Qwen2 text model;
-/// paligemma: images, BOS, text, line break; llama3: Llama 3.2 Vision.
-enum class PromptStyle { vicuna, chatml, chatml_images_first, paligemma, llama3 };
+/// paligemma: images, BOS, text, line break; llama_3_2: Llama 3.2 Vision; vicuna_v1, llama_3, hermes_2:
+/// VILA 1.5; nvila: NVILA; llava_v1, mistral, qwen_1_5 (and llama_3, hermes_2): LLaVA in its authors' format.
+enum class PromptStyle {
+  vicuna,
+  chatml,
+  chatml_images_first,
+  paligemma,
+  llama_3_2,
+  vicuna_v1,
+  llama_3,
+  hermes_2,
+  nvila,
+  llava_v1,
+  mistral,
+  qwen_1_5
+};
+
+/// Stands for a feature row among the token ids where no tokenizer makes it: as in the references of VILA and
+/// LLaVA. Should the tokenizer know "<image>", its own id may lie behind the last row of the embedding.
+inline constexpr int64_t kUntokenizedImage = -200;
 
 /// Tensor names of a tower below its prefix; a name is empty where the tower has no such part.
 struct TowerNames {
@@ -58,12 +76,13 @@ struct ImageLayout {
   int64_t max_tiles = 0;         ///< anyres: larger mosaics shrink to about so many tiles' rows; 0: never
   std::vector<int64_t> scales;   ///< scales: tiles a side of each but the last, which has rows × columns
   int64_t reference_scale = -1;  ///< scales: the one whose grid the others take; −1: the last
-  /// Token whose embedding ends the rows of a tile (flat) or of the image (scales): VILA's line break.
-  std::optional<int64_t> end_id;
+  /// Token whose embedding ends the rows of a tile (flat) or of the image (scales): NVILA's line break.
+  std::string end_text;           ///< as text; empty: there is none
+  std::optional<int64_t> end_id;  ///< filled in by Model, which knows the tokenizer
 
   // Text. `before` and `after` stand around the whole run, which is one image token a feature row.
   std::string before, after;
-  std::string tile_end;                        ///< flat: behind each tile
+  std::string tile_end;                        ///< flat: behind each tile of an image that comes in tiles
   std::string row_break, last_break;           ///< row_breaks: behind each line but the last, behind the last
   std::string tile_tag, global_tag, line_end;  ///< tagged; "{row}" and "{column}" count from 1
 };
@@ -84,18 +103,26 @@ struct ModelSpec {
   std::string projector_prefix;  ///< "model.multi_modal_projector.", "model.visual.merger."
   std::string deepstack_prefix;  ///< projectors are at deepstack_prefix + "N."
   TowerNames tower_names;
+  /// Where the tower is when it is not in the files, for the error that says so; "": it has to be.
+  std::string tower_elsewhere;
   /// Globs (canonical) of tensors that are only copied, never used.
   std::vector<std::string> ignored_patterns;
+
+  /// What preprocessor_config.json would say, of checkpoints that have none; null: it is there.
+  Json image_processor;
 
   // Image tokens and prompt.
   int64_t image_token_id = 0;
   std::string image_token;  ///< text of the token that stands for a feature row, e.g. "<image>"
   /// Text of one image in the prompt, where it is not image_token; "{n}" counts the images from 1.
   std::string image_placeholder;
-  bool split_at_images = false;      ///< text between images is tokenized piece by piece (Phi-3-vision)
+  bool split_at_images = false;      ///< text between images is tokenized piece by piece (Phi-3-vision, VILA)
+  bool single_bos = false;           ///< of those pieces only the first has a BOS
   bool template_reads_text = false;  ///< chat templates read content as one text with placeholders (Phi)
   ImageLayout layout;
-  /// Model falls back to vicuna where chatml_images_first meets a tokenizer without <|im_start|>.
+  /// Prompter falls back to vicuna where chatml_images_first meets a tokenizer without <|im_start|>, and
+  /// takes llama_3 or hermes_2 where vicuna_v1 or llava_v1 meets one with <|start_header_id|> or
+  /// <|im_start|>.
   PromptStyle prompt = PromptStyle::vicuna;
   bool mrope = false;            ///< positions from image grids
   std::vector<int64_t> eos_ids;  ///< from config.json; Model prefers those of generation_config.json

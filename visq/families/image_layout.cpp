@@ -179,8 +179,8 @@ std::string run_text(const ModelSpec& spec, const ProcessedImage& image) {
       return lines_text(spec, image);
     case Kind::flat: {
       const int64_t tiles = tiles_in(image);
-      return repeat(repeat(spec.image_token, image_tokens(spec, image) / tiles) + spec.layout.tile_end,
-                    tiles);
+      const std::string& end = image.pixels.dim() == 4 ? spec.layout.tile_end : "";
+      return repeat(repeat(spec.image_token, image_tokens(spec, image) / tiles) + end, tiles);
     }
     case Kind::cross:
       return spec.image_token;

@@ -1,5 +1,7 @@
 #include "visq/families/llava_like.h"
 
+#include <charconv>
+
 #include "visq/families/config.h"
 #include "visq/families/towers.h"
 
@@ -12,10 +14,7 @@ void read_selection(const Json& config, const LlavaDefaults& defaults, nn::Visio
                     const std::string& origin) {
   spec.feature_layers = read_integers(config, "vision_feature_layer", origin);
   if (spec.feature_layers.empty()) spec.feature_layers = defaults.feature_layers;
-  for (const int64_t layer : spec.feature_layers)
-    if (layer > spec.layers || layer < -spec.layers - 1)
-      fail("{}: 'vision_feature_layer' {} does not exist: the tower has {} layers", origin, layer,
-           spec.layers);
+  check_feature_layers(spec, "vision_feature_layer", origin);
   const auto strategy = get_or<std::string>(config, "vision_feature_select_strategy",
                                             defaults.drop_class_token ? "default" : "full", origin);
   if (strategy != "default" && strategy != "full")
@@ -89,10 +88,20 @@ ImageLayout row_break_layout() {
   return layout;
 }
 
-void require_whole_grid(const ModelSpec& spec, const std::string& origin) {
+void require_whole_grid(const ModelSpec& spec, const std::string& origin, const std::string& key) {
   const nn::VisionSpec& vision = spec.vision;
   if (vision.class_token != vision.drop_class_token)
-    fail("{}: 'vision_feature_select_strategy' does not leave one row a patch", origin);
+    fail("{}: '{}' does not leave one row a patch", origin, key);
+}
+
+int64_t read_anyres_limit(const std::string& rule, const std::string& key, const std::string& origin) {
+  const std::string prefix = "anyres_max_";
+  int64_t tiles = 0;
+  const char* const end = rule.data() + rule.size();
+  const bool named = rule.starts_with(prefix);
+  if (!named || std::from_chars(rule.data() + prefix.size(), end, tiles).ptr != end || tiles < 1)
+    fail("{}: '{}' is '{}' (anyres_max_N is supported)", origin, key, rule);
+  return tiles;
 }
 
 }  // namespace visq

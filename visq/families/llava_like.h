@@ -31,7 +31,12 @@ ModelSpec describe_llava_like(const Json& config, const LlavaDefaults& defaults,
 /// The layout of Pixtral's tower: a token behind each line of the grid.
 ImageLayout row_break_layout();
 
+/// @param key  what of config.json chose the rows, for the error
 /// @throws Error unless the tower's rows are exactly those of its grid of patches
-void require_whole_grid(const ModelSpec& spec, const std::string& origin);
+void require_whole_grid(const ModelSpec& spec, const std::string& origin,
+                        const std::string& key = "vision_feature_select_strategy");
+
+/// N of "anyres_max_N". @throws Error for another rule, which stands under `key`
+int64_t read_anyres_limit(const std::string& rule, const std::string& key, const std::string& origin);
 
 }  // namespace visq

@@ -1,23 +1,9 @@
-#include <charconv>
-
 #include "visq/families/llava_like.h"
 
 // Source: spec/models-llava-vila-qwen.md §5.
 
 namespace visq {
 namespace {
-
-/// N of "anyres_max_N".
-int64_t read_max_tiles(const Json& config, const std::string& origin) {
-  const std::string prefix = "anyres_max_";
-  const auto rule = get_or<std::string>(config, "vision_aspect_ratio", prefix + "9", origin);
-  int64_t tiles = 0;
-  const char* const end = rule.data() + rule.size();
-  const bool named = rule.starts_with(prefix);
-  if (!named || std::from_chars(rule.data() + prefix.size(), end, tiles).ptr != end || tiles < 1)
-    fail("{}: 'vision_aspect_ratio' is '{}' (anyres_max_N is supported)", origin, rule);
-  return tiles;
-}
 
 ModelSpec describe(const Json& config, const std::string& origin) {
   static const LlavaDefaults defaults{.vision = {{"hidden_size", 1152},
@@ -37,7 +23,9 @@ ModelSpec describe(const Json& config, const std::string& origin) {
   spec.image_token = "<image>";
   spec.layout.kind = ImageLayout::Kind::anyres;
   spec.layout.row_end = "model.image_newline";
-  spec.layout.max_tiles = read_max_tiles(config, origin);
+  spec.layout.max_tiles =
+      read_anyres_limit(get_or<std::string>(config, "vision_aspect_ratio", "anyres_max_9", origin),
+                        "vision_aspect_ratio", origin);
   require_whole_grid(spec, origin);
   return spec;
 }

@@ -133,7 +133,7 @@ ModelSpec describe(const Json& config, const std::string& origin) {
                                         get_or<int64_t>(config, "image_token_id", 128256, origin), origin);
   spec.image_token = "<|image|>";
   spec.layout.kind = ImageLayout::Kind::cross;
-  spec.prompt = PromptStyle::llama3;
+  spec.prompt = PromptStyle::llama_3_2;
   spec.eos_ids = read_eos(config, text, kText, origin);
   spec.bos_id = kText.bos;
   if (const auto bos = read_integers(text, "bos_token_id", origin); !bos.empty()) spec.bos_id = bos.front();

@@ -12,7 +12,7 @@ namespace {
 
 ModelSpec describe_checkpoint(const Checkpoint& checkpoint) {
   ModelSpec spec = describe_model(checkpoint.config(), (checkpoint.directory() / "config.json").string());
-  const std::filesystem::path generation = checkpoint.directory() / "generation_config.json";
+  const std::filesystem::path generation = checkpoint.text_model().directory / "generation_config.json";
   if (std::filesystem::exists(generation))
     if (auto ids = read_integers(read_json(generation), "eos_token_id", generation.string()); !ids.empty())
       spec.eos_ids = ids;
@@ -32,10 +32,17 @@ Model::Model(const Checkpoint& checkpoint, at::Device device, at::ScalarType com
       image_profile_(image_profile),
       parts_(std::make_shared<Parts>()) {
   check_tensors(spec_, names_, checkpoint_, /*with_linears=*/!loader_);
+  ImageLayout& layout = spec_.layout;
+  if (layout.end_text.empty()) return;
+  const std::vector<int64_t> end = tokenizer().encode(layout.end_text);
+  if (end.size() != 1)
+    fail("{}: the text '{}' that ends an image is {} tokens; one is supported",
+         checkpoint_.text_model().directory.string(), layout.end_text, end.size());
+  layout.end_id = end.front();
 }
 
 const Tokenizer& Model::tokenizer() const {
-  return parts_->tokenizer.get([this] { return Tokenizer::load(checkpoint_.directory()); });
+  return parts_->tokenizer.get([this] { return Tokenizer::load(checkpoint_.text_model().directory); });
 }
 
 at::Tensor Model::stored(const std::string& canonical) const {

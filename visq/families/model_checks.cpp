@@ -93,8 +93,14 @@ bool is_plain(at::ScalarType dtype) {
   return dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kHalf || dtype == at::kDouble;
 }
 
-void check_tensor(const ExpectedTensor& expected, const NameMap& names, const Checkpoint& checkpoint) {
+void check_tensor(const ExpectedTensor& expected, const ModelSpec& spec, const NameMap& names,
+                  const Checkpoint& checkpoint) {
   const std::string source = names.source(expected.name);
+  if (source.empty() && !spec.tower_elsewhere.empty() && expected.name.starts_with(spec.tower_prefix))
+    fail(
+        "{}: the vision tower is not in the files (tensor '{}' is missing): the authors' code loads it from "
+        "'{}'. Give the checkpoint as converted to Hugging Face's format, which holds the tower.",
+        checkpoint.directory().string(), expected.name, spec.tower_elsewhere);
   if (source.empty())
     fail("{}: tensor '{}' is missing; config.json asks for one of shape [{}]",
          checkpoint.directory().string(), expected.name, fmt::join(expected.shape, ", "));
@@ -124,10 +130,10 @@ std::vector<ExpectedTensor> expected_tensors(const ModelSpec& spec, bool with_li
 void check_tensors(const ModelSpec& spec, const NameMap& names, const Checkpoint& checkpoint,
                    bool with_linears) {
   for (const ExpectedTensor& expected : expected_tensors(spec, with_linears))
-    check_tensor(expected, names, checkpoint);
+    check_tensor(expected, spec, names, checkpoint);
   const std::vector<int64_t> head = {spec.decoder.vocab, spec.decoder.hidden};
   if (!names.source("lm_head.weight").empty() || !spec.decoder.tied_head)
-    check_tensor({"lm_head.weight", head}, names, checkpoint);
+    check_tensor({"lm_head.weight", head}, spec, names, checkpoint);
   if (!with_linears) return;
   for (int64_t i = 0; i < spec.decoder.layers; ++i) {
     for (const nn::LinearId& id : nn::linears(spec.decoder, i)) {

@@ -49,7 +49,12 @@ std::vector<int64_t> Model::tokenize(const std::string& text, std::span<const Pr
   size_t at = 0;
   while (at < expanded.size()) {
     const size_t next = std::min(expanded.find(token, at), expanded.size());
-    if (next > at) std::ranges::copy(tokenize_text(expanded.substr(at, next - at)), std::back_inserter(ids));
+    if (next > at || (at == 0 && spec_.single_bos)) {  // an empty first piece has a BOS too
+      std::vector<int64_t> piece = tokenize_text(expanded.substr(at, next - at));
+      if (at > 0 && spec_.single_bos && !piece.empty() && piece.front() == spec_.bos_id)
+        piece.erase(piece.begin());
+      std::ranges::copy(piece, std::back_inserter(ids));
+    }
     at = next;
     for (; expanded.compare(at, token.size(), token) == 0; at += token.size())
       ids.push_back(spec_.image_token_id);
@@ -58,13 +63,17 @@ std::vector<int64_t> Model::tokenize(const std::string& text, std::span<const Pr
 }
 
 const ImageProcessor& Model::image_processor() const {
-  return parts_->processor.get(
-      [this] { return ImageProcessor::load(checkpoint_.directory(), image_profile_); });
+  return parts_->processor.get([this] {
+    if (spec_.image_processor.is_null()) return ImageProcessor::load(checkpoint_.directory(), image_profile_);
+    return ImageProcessor::parse(spec_.image_processor, (checkpoint_.directory() / "config.json").string(),
+                                 image_profile_);
+  });
 }
 
 EncodedSample Model::encode(const Sample& sample, bool with_answer) const {
-  const Prompter& prompter = parts_->prompter.get(
-      [this] { return Prompter(spec_, tokenizer(), ChatTemplate::load(checkpoint_.directory())); });
+  const Prompter& prompter = parts_->prompter.get([this] {
+    return Prompter(spec_, tokenizer(), ChatTemplate::load(checkpoint_.text_model().directory));
+  });
   return naming(sample, [&] {
     EncodedSample encoded;
     for (const Message& message : sample.messages) {
@@ -208,8 +217,9 @@ Batch Model::embed(std::span<const EncodedSample> samples) const {
       batch.next_position.push_back(first + tokens);
     }
     for (const int64_t id : sample.ids) {
-      if (id == spec_.image_token_id && !cross) image_rows.push_back(static_cast<int64_t>(ids.size()));
-      ids.push_back(id);
+      const bool is_image = id == spec_.image_token_id && !cross;
+      if (is_image) image_rows.push_back(static_cast<int64_t>(ids.size()));
+      ids.push_back(is_image ? 0 : id);  // overwritten below; VILA's has no embedding
     }
     std::ranges::copy(unordered_blocks(spec_, sample), std::back_inserter(blocks));
     images.insert(images.end(), sample.images.begin(), sample.images.end());

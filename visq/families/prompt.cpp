@@ -1,5 +1,7 @@
 #include "visq/families/prompt.h"
 
+#include "visq/families/image_layout.h"
+
 namespace visq {
 namespace {
 
@@ -54,6 +56,104 @@ std::string chatml(const std::string& image_token, const std::vector<Message>& m
   return text + "<|im_start|>assistant\n";
 }
 
+/// A style in which every turn is an opening, a text and a closing.
+struct Conversation {
+  const char* system;  ///< what the system says where the messages do not; "": nothing
+  const char *system_open, *system_close, *user_open, *user_close;
+  const char *answer_open, *answer_gap, *answer_close;  ///< the prompt ends behind answer_open
+  bool images_first = true;                             ///< before the text; else where they stand
+  bool system_in_turn = false;                          ///< inside the first turn of the user
+};
+
+constexpr const char* kHelpful =
+    "You are a helpful language and vision assistant. You are able to understand the visual content that the "
+    "user provides, and assist the user with a variety of tasks using natural language.";
+
+// Source: spec/models-llava-vila-qwen.md §4–6.
+// clang-format off
+constexpr Conversation kVicunaV1{
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
+    "detailed, and polite answers to the user's questions.",
+    "", " ", "USER: ", " ", "ASSISTANT:", " ", "</s>"};
+constexpr Conversation kLlavaV1{
+    "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, "
+    "detailed, and polite answers to the human's questions.",
+    "", " ", "USER: ", " ", "ASSISTANT:", " ", "</s>"};
+constexpr Conversation kLlama3{
+    kHelpful,
+    "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n", "<|eot_id|>",
+    "<|start_header_id|>user<|end_header_id|>\n\n", "<|eot_id|>",
+    "<|start_header_id|>assistant<|end_header_id|>\n\n", "", "<|eot_id|>"};
+constexpr Conversation kHermes2{
+    "Answer the questions.",
+    "<|im_start|>system\n", "<|im_end|>", "<|im_start|>user\n", "<|im_end|>",
+    "<|im_start|>assistant\n", "", "<|im_end|>"};
+constexpr Conversation kNvila{
+    "You are a helpful assistant",
+    "<|im_start|>system\n", "<|im_end|>\n", "<|im_start|>user\n", "<|im_end|>\n",
+    "<|im_start|>assistant\n", "", "<|im_end|>\n", false};
+constexpr Conversation kQwen15{
+    "You are a helpful assistant.",
+    "<|im_start|>system\n", "<|im_end|>\n", "<|im_start|>user\n", "<|im_end|>\n",
+    "<|im_start|>assistant\n", "", "<|im_end|>\n"};
+constexpr Conversation kMistral{
+    "", "<<SYS>>\n", "\n<</SYS>>\n\n", "[INST] ", " [/INST]", "", " ", " </s>", true, true};
+// clang-format on
+
+/// nullptr for the styles that have a function of their own.
+const Conversation* conversation_of(PromptStyle style) {
+  switch (style) {
+    case PromptStyle::vicuna_v1:
+      return &kVicunaV1;
+    case PromptStyle::llama_3:
+      return &kLlama3;
+    case PromptStyle::hermes_2:
+      return &kHermes2;
+    case PromptStyle::nvila:
+      return &kNvila;
+    case PromptStyle::llava_v1:
+      return &kLlavaV1;
+    case PromptStyle::mistral:
+      return &kMistral;
+    case PromptStyle::qwen_1_5:
+      return &kQwen15;
+    case PromptStyle::vicuna:
+    case PromptStyle::chatml:
+    case PromptStyle::chatml_images_first:
+    case PromptStyle::paligemma:
+      break;
+  }
+  return nullptr;
+}
+
+std::string converse(const Conversation& style, const std::string& placeholder,
+                     const std::vector<Message>& messages) {
+  const auto turn = [](const char* open, const std::string& content, const char* close) {
+    return open + content + close;
+  };
+  std::string text, system;  // system: still to be said
+  if (!messages.empty() && messages.front().role != "system" && *style.system != 0)
+    system = turn(style.system_open, style.system, style.system_close);
+  for (const Message& message : messages) {
+    std::string content = style.images_first ? repeat_images(message, placeholder) : "";
+    for (const ContentPart& part : message.content) {
+      const bool is_text = part.kind == ContentPart::Kind::text;
+      if (is_text || !style.images_first) content += is_text ? part.text : placeholder;
+    }
+    if (message.role == "system") {
+      system = turn(style.system_open, content, style.system_close);
+      continue;
+    }
+    if (!style.system_in_turn) text += system;
+    if (message.role == "assistant")
+      text += turn(style.answer_open, style.answer_gap + content, style.answer_close);
+    else
+      text += turn(style.user_open, (style.system_in_turn ? system : "") + content, style.user_close);
+    system.clear();
+  }
+  return text + style.answer_open;
+}
+
 /// "<image><bos>What is this?\n"
 std::string paligemma(const std::string& image_token, const std::vector<Message>& messages) {
   std::string images, text;
@@ -83,6 +183,8 @@ std::string llama3(const std::string& image_token, const std::vector<Message>& m
 }  // namespace
 
 std::string render_prompt(const ModelSpec& spec, const std::vector<Message>& messages) {
+  if (const Conversation* style = conversation_of(spec.prompt))
+    return converse(*style, image_placeholder(spec, 1), messages);
   switch (spec.prompt) {
     case PromptStyle::vicuna:
       return vicuna(spec.image_token, messages);
@@ -90,15 +192,38 @@ std::string render_prompt(const ModelSpec& spec, const std::vector<Message>& mes
       return chatml(spec.image_token, messages);
     case PromptStyle::paligemma:
       return paligemma(spec.image_token, messages);
-    case PromptStyle::llama3:
+    case PromptStyle::llama_3_2:
       return llama3(spec.image_token, messages);
     case PromptStyle::chatml_images_first:
       return chatml_images_first(spec.image_token, messages);
+    default:
+      break;
   }
   fail("prompt style {} does not exist", static_cast<int>(spec.prompt));
 }
 
+std::string answer_end(const ModelSpec& spec) {
+  switch (spec.prompt) {
+    case PromptStyle::chatml:
+    case PromptStyle::chatml_images_first:
+    case PromptStyle::hermes_2:
+    case PromptStyle::nvila:
+    case PromptStyle::qwen_1_5:
+      return "<|im_end|>";
+    case PromptStyle::llama_3:
+      return "<|eot_id|>";
+    case PromptStyle::vicuna:
+    case PromptStyle::vicuna_v1:
+    case PromptStyle::llava_v1:
+    case PromptStyle::mistral:
+    case PromptStyle::paligemma:
+      break;
+  }
+  return "";
+}
+
 std::string render_answer(const ModelSpec& spec, const std::string& answer) {
+  if (const Conversation* style = conversation_of(spec.prompt)) return style->answer_gap + answer;
   return spec.prompt == PromptStyle::vicuna ? " " + answer : answer;
 }
 

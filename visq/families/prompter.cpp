@@ -46,6 +46,12 @@ Prompter::Prompter(const ModelSpec& spec, const Tokenizer& tokenizer,
     : spec_(spec), tokenizer_(tokenizer), template_(std::move(chat_template)) {
   if (spec_.prompt == PromptStyle::chatml_images_first && !tokenizer.id_of("<|im_start|>"))
     spec_.prompt = PromptStyle::vicuna;
+  if (spec_.prompt == PromptStyle::vicuna_v1 || spec_.prompt == PromptStyle::llava_v1) {
+    if (tokenizer.id_of("<|start_header_id|>"))
+      spec_.prompt = PromptStyle::llama_3;
+    else if (tokenizer.id_of("<|im_start|>"))
+      spec_.prompt = PromptStyle::hermes_2;
+  }
 }
 
 std::string Prompter::prompt(const std::vector<Message>& messages) const {
@@ -55,8 +61,7 @@ std::string Prompter::prompt(const std::vector<Message>& messages) const {
 Prompter::Answer Prompter::answer(const std::vector<Message>& messages, const std::string& prompt,
                                   const std::string& answer) const {
   if (template_) return templated_answer(template_messages(spec_, messages), prompt, answer);
-  if (spec_.prompt == PromptStyle::chatml || spec_.prompt == PromptStyle::chatml_images_first)
-    if (const auto end = tokenizer_.id_of("<|im_end|>")) return {render_answer(spec_, answer), end};
+  if (const auto end = tokenizer_.id_of(answer_end(spec_))) return {render_answer(spec_, answer), end};
   return {render_answer(spec_, answer), first_eos(spec_)};
 }
 

@@ -134,4 +134,10 @@ Tower read_tower(const Json& vision, const std::string& otherwise, const std::st
   return tower;
 }
 
+void check_feature_layers(const nn::VisionSpec& spec, const std::string& key, const std::string& origin) {
+  for (const int64_t layer : spec.feature_layers)
+    if (layer > spec.layers || layer < -spec.layers - 1)
+      fail("{}: '{}' {} does not exist: the tower has {} layers", origin, key, layer, spec.layers);
+}
+
 }  // namespace visq

@@ -23,4 +23,7 @@ Tower read_qwen2_vl_tower(const Json& vision, const std::string& origin);
 Tower read_qwen2_5_vl_tower(const Json& vision, const std::string& origin);
 Tower read_qwen3_vl_tower(const Json& vision, const std::string& origin);
 
+/// @throws Error when one of `feature_layers`, which stand under `key`, does not exist
+void check_feature_layers(const nn::VisionSpec& spec, const std::string& key, const std::string& origin);
+
 }  // namespace visq

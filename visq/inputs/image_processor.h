@@ -4,8 +4,10 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <string>
 #include <vector>
 
+#include "visq/core/json.h"
 #include "visq/inputs/image_resample.h"
 #include "visq/inputs/image_steps.h"
 
@@ -60,6 +62,11 @@ class ImageProcessor {
   /// config.json and vision_tower/preprocessor_config.json. Kinds that the reference has in one profile only
   /// (Phi-3 and VILA: pil; Phi-4 and Llama 4: tv) use that one. @throws Error for another processor type
   static ImageProcessor load(const std::filesystem::path& directory, ImageProfile profile = ImageProfile::tv);
+
+  /// @param config  what preprocessor_config.json would say
+  /// @param origin  whose it is, for errors
+  static ImageProcessor parse(const Json& config, const std::string& origin,
+                              ImageProfile profile = ImageProfile::tv);
 
   /// @param image             uint8 [3, height, width]
   /// @param images_in_sample  LLaVA-OneVision and VILA cut only a sample's single image into tiles

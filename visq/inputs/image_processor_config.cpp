@@ -259,7 +259,7 @@ void check(const Config& config, const ImageProcessor& p) {
     fail("{}: 'resample' must be 2 (bilinear) or 3 (bicubic)", config.origin);
 }
 
-ImageProcessor parse(const Config& config, ImageProfile profile) {
+ImageProcessor parse_config(const Config& config, ImageProfile profile) {
   if (!config.json.is_object()) fail("{}: not a JSON object", config.origin);
   ImageProcessor p = image_processor_defaults(read_kind(config));
   p.profile = available_profile(p.kind, profile);
@@ -290,7 +290,7 @@ ImageProcessor::Vila read_vila_mode(const Json& json, const std::string& origin)
   return Vila::plain;
 }
 
-/// "448,896,1344" → ascending numbers, each a multiple of the smallest.
+/// "448,896,1344" → ascending numbers.
 std::vector<int64_t> parse_scales(const std::string& text, const std::string& origin) {
   std::vector<int64_t> scales;
   for (size_t start = 0; start <= text.size();) {
@@ -310,7 +310,7 @@ std::vector<int64_t> parse_scales(const std::string& text, const std::string& or
 /// The tower's own processor, and the root's settings of what happens before it.
 ImageProcessor load_vila(const fs::path& directory) {
   const fs::path tower = directory / "vision_tower" / "preprocessor_config.json";
-  ImageProcessor p = parse({read_json(tower), tower.string()}, ImageProfile::pil);
+  ImageProcessor p = parse_config({read_json(tower), tower.string()}, ImageProfile::pil);
   if (p.kind != Kind::clip && p.kind != Kind::siglip)
     fail("{}: VILA's towers have a CLIPImageProcessor or a SiglipImageProcessor", tower.string());
   p.kind = Kind::vila;
@@ -321,8 +321,7 @@ ImageProcessor load_vila(const fs::path& directory) {
   p.max_tiles = 12;
   take_in(json, "min_tiles", 1, kMaxTiles, root.string(), p.min_tiles);
   take_in(json, "max_tiles", 1, kMaxTiles, root.string(), p.max_tiles);
-  if (p.vila == ImageProcessor::Vila::dynamic_s2)
-    p.scales = parse_scales(require<std::string>(json, "s2_scales", root.string()), root.string());
+  if (p.vila == ImageProcessor::Vila::dynamic_s2) p.scales = read_vila_scales(json, root.string());
   if (p.vila != ImageProcessor::Vila::plain && p.vila != ImageProcessor::Vila::pad && p.crop_height == 0 &&
       p.resize_height == 0)
     fail("{}: 'size' must be {{height, width}}", tower.string());
@@ -331,12 +330,18 @@ ImageProcessor load_vila(const fs::path& directory) {
 
 }  // namespace
 
+std::vector<int64_t> read_vila_scales(const Json& config, const std::string& origin) {
+  return parse_scales(require<std::string>(config, "s2_scales", origin), origin);
+}
+
 ImageProcessor ImageProcessor::load(const fs::path& directory, ImageProfile profile) {
-  const bool own_files =
-      fs::exists(directory / "preprocessor_config.json") || fs::exists(directory / "processor_config.json");
-  if (!own_files && fs::exists(directory / "vision_tower" / "preprocessor_config.json"))
-    return load_vila(directory);
-  return parse(read_config(directory), profile);
+  // Before the root's files: those that VILA has there configure its own code.
+  if (fs::exists(directory / "vision_tower" / "preprocessor_config.json")) return load_vila(directory);
+  return parse_config(read_config(directory), profile);
+}
+
+ImageProcessor ImageProcessor::parse(const Json& config, const std::string& origin, ImageProfile profile) {
+  return parse_config({config, origin}, profile);
 }
 
 }  // namespace visq

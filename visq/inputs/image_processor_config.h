@@ -2,6 +2,7 @@
 // silent.
 #pragma once
 #include <string>
+#include <vector>
 
 #include "visq/inputs/image_processor.h"
 
@@ -20,5 +21,9 @@ bool integer_size_is_square(ImageProcessor::Kind kind);
 
 /// The profile in which the reference has this kind, given that `wanted` was asked for.
 ImageProfile available_profile(ImageProcessor::Kind kind, ImageProfile wanted);
+
+/// Pixels a side of the tiles of each scale of VILA's dynamic_s2, ascending.
+/// @param config  config.json of the checkpoint
+std::vector<int64_t> read_vila_scales(const Json& config, const std::string& origin);
 
 }  // namespace visq

@@ -15,6 +15,10 @@ constexpr const char* kSingle = "model.safetensors";
 constexpr const char* kIndex = "model.safetensors.index.json";
 constexpr size_t kMaxIndexBytes = 64u << 20;
 
+/// The parts of a VILA checkpoint, the text model first, and their keys in the root's config.json.
+constexpr std::array<std::pair<const char*, const char*>, 3> kParts{
+    {{"llm", "llm_cfg"}, {"vision_tower", "vision_tower_cfg"}, {"mm_projector", "mm_projector_cfg"}}};
+
 using WeightMap = std::map<std::string, std::string>;  // tensor name → shard name
 
 bool is_there(const fs::path& path) {
@@ -108,10 +112,11 @@ bool is_weight_file(const std::string& name) {
                      [&](const char* extension) { return name.ends_with(extension); });
 }
 
-bool is_side_file(const fs::directory_entry& entry) {
-  const std::string name = entry.path().filename().string();
-  return !name.starts_with('.') && !is_weight_file(name) && is_regular_file(entry);
+bool is_visible_file(const fs::directory_entry& entry) {
+  return !entry.path().filename().string().starts_with('.') && is_regular_file(entry);
 }
+
+bool is_read_weight_file(const std::string& name) { return name.ends_with(".safetensors") || name == kIndex; }
 
 bool is_visible_folder(const fs::directory_entry& entry) {
   std::error_code code;
@@ -119,34 +124,65 @@ bool is_visible_folder(const fs::directory_entry& entry) {
          !entry.path().filename().string().starts_with('.');
 }
 
+/// Text and content of a config.json.
+std::pair<std::string, Json> read_object(const fs::path& path) {
+  std::string text = read_text(path, kMaxConfigBytes);
+  Json object = parse_json(text, path.string());
+  if (!object.is_object()) fail("{}: not a JSON object", path.string());
+  return {std::move(text), std::move(object)};
+}
+
+/// What the names of a part's tensors start with.
+std::string prefix_of(const CheckpointPart& part) { return part.folder.empty() ? "" : part.folder + "."; }
+
 }  // namespace
 
 Checkpoint::Checkpoint(fs::path directory) : directory_(std::move(directory)) {
   std::error_code code;
   if (!fs::is_directory(directory_, code)) fail("{}: no such directory", directory_.string());
-  const fs::path config = directory_ / "config.json";
-  config_text_ = read_text(config, kMaxConfigBytes);
-  config_ = parse_json(config_text_, config.string());
-  if (!config_.is_object()) fail("{}: not a JSON object", config.string());
+  config_ = read_object(directory_ / "config.json").second;
+  const bool has_parts =
+      std::ranges::any_of(kParts, [&](const auto& part) { return config_.contains(part.second); });
+  if (!has_parts) {
+    add_part("");
+    return find_stacks();
+  }
+  for (const auto& [folder, key] : kParts) {
+    if (!fs::is_directory(directory_ / folder, code))
+      fail(
+          "{}: no such directory, though config.json is that of a VILA checkpoint, which has one. The "
+          "download is incomplete: fetch it again.",
+          (directory_ / folder).string());
+    add_part(folder);
+    config_[key] = parts_.back().config;
+  }
+  find_stacks();
+}
+
+void Checkpoint::add_part(const std::string& folder) {
+  const fs::path directory = folder.empty() ? directory_ : directory_ / folder;
+  auto [text, config] = read_object(directory / "config.json");
+  const CheckpointPart& part = parts_.emplace_back(folder, directory, std::move(text), std::move(config));
 
   WeightMap index;
   std::set<std::string> shards;
-  if (is_there(directory_ / kSingle)) {  // first, as in transformers
+  if (is_there(directory / kSingle)) {  // first, as in transformers
     shards.insert(kSingle);
-  } else if (is_there(directory_ / kIndex)) {
-    index = read_index(directory_ / kIndex);
+  } else if (is_there(directory / kIndex)) {
+    index = read_index(directory / kIndex);
     shards = shards_of(index);
-    check_shards_exist(directory_, shards);
+    check_shards_exist(directory, shards);
   } else {
-    shards = loose_safetensors(directory_);
+    shards = loose_safetensors(directory);
   }
 
-  for (const auto& shard : shards) add_shard(shard);
-  for (const auto& [tensor, shard] : index)
-    if (!contains(tensor) || file_of(tensor).filename() != shard)
-      fail("{}: tensor '{}' is not in this shard, though {} says so", (directory_ / shard).string(), tensor,
+  for (const auto& shard : shards) add_shard(part, shard);
+  for (const auto& [tensor, shard] : index) {
+    const std::string name = prefix_of(part) + tensor;
+    if (!contains(name) || file_of(name).filename() != shard)
+      fail("{}: tensor '{}' is not in this shard, though {} says so", (directory / shard).string(), tensor,
            kIndex);
-  find_stacks();
+  }
 }
 
 void Checkpoint::find_stacks() {
@@ -161,15 +197,24 @@ const std::string& Checkpoint::stored_in(const std::string& name) const {
   return slice == slices_.end() ? name : slice->second.stack;
 }
 
-void Checkpoint::add_shard(const std::string& name) {
-  const auto& file = *files_.emplace_back(std::make_unique<SafetensorsFile>(directory_ / name));
-  for (const auto& tensor : file.tensors()) {
-    const auto [it, fresh] = where_.try_emplace(tensor.name, &file, &tensor);
-    if (!fresh)
-      fail("{}: tensor '{}' is also in {}", file.path().string(), tensor.name,
-           it->second.first->path().filename().string());
+void Checkpoint::add_shard(const CheckpointPart& part, const std::string& name) {
+  const auto& file = *files_.emplace_back(std::make_unique<SafetensorsFile>(part.directory / name));
+  for (TensorInfo tensor : file.tensors()) {
+    tensor.name = prefix_of(part) + tensor.name;
     names_.push_back(tensor.name);
+    const auto [it, fresh] = where_.try_emplace(names_.back(), &file, std::move(tensor));
+    if (!fresh)
+      fail("{}: tensor '{}' is also in {}", file.path().string(), names_.back(),
+           it->second.first->path().filename().string());
   }
+}
+
+bool Checkpoint::in_text_model(const std::string& name) const {
+  return name.starts_with(prefix_of(text_model()));
+}
+
+std::string Checkpoint::name_in_part(const std::string& name) const {
+  return in_text_model(name) ? name.substr(prefix_of(text_model()).size()) : name;
 }
 
 const Checkpoint::Where& Checkpoint::where(const std::string& name) const {
@@ -180,19 +225,19 @@ const Checkpoint::Where& Checkpoint::where(const std::string& name) const {
 
 const TensorInfo& Checkpoint::info(const std::string& name) const {
   const auto slice = slices_.find(name);
-  return slice == slices_.end() ? *where(name).second : slice->second.info;
+  return slice == slices_.end() ? where(name).second : slice->second.info;
 }
 
 at::Tensor Checkpoint::tensor(const std::string& name) const {
   if (const auto slice = slices_.find(name); slice != slices_.end())
     return read_slice(tensor(slice->second.stack), slice->second);
   const auto& [file, tensor] = where(name);
-  return file->tensor(*tensor);
+  return file->tensor(tensor);
 }
 
 std::span<const std::byte> Checkpoint::bytes(const std::string& name) const {
   const auto& [file, tensor] = where(name);
-  return file->bytes(*tensor);
+  return file->bytes(tensor);
 }
 
 const fs::path& Checkpoint::file_of(const std::string& name) const {
@@ -201,18 +246,28 @@ const fs::path& Checkpoint::file_of(const std::string& name) const {
 
 uint64_t Checkpoint::total_bytes() const {
   uint64_t total = 0;
-  for (const auto& entry : where_) total += entry.second.second->bytes();
+  for (const auto& entry : where_) total += entry.second.second.bytes();
   return total;
 }
 
 std::vector<fs::path> Checkpoint::side_files() const {
+  std::set<std::string> folders = {""}, weights_too;
+  for (const auto& entry : list(directory_))
+    if (is_visible_folder(entry)) folders.insert(entry.path().filename().string());
+  for (const CheckpointPart& part : parts_) {
+    folders.insert(part.folder);
+    if (part.folder != text_model().folder) weights_too.insert(part.folder);
+  }
   std::vector<fs::path> files;
-  for (const auto& entry : list(directory_)) {
-    const fs::path name = entry.path().filename();
-    if (is_side_file(entry) && name != "config.json" && name != "hf_quant_config.json") files.push_back(name);
-    if (!is_visible_folder(entry)) continue;
-    for (const auto& inner : list(entry.path()))
-      if (is_side_file(inner)) files.push_back(name / inner.path().filename());
+  for (const std::string& folder : folders) {
+    const bool rewritten = folder == text_model().folder;
+    for (const auto& entry : list(folder.empty() ? directory_ : directory_ / folder)) {
+      const std::string name = entry.path().filename().string();
+      if (!is_visible_file(entry)) continue;
+      if (rewritten && (name == "config.json" || name == "hf_quant_config.json")) continue;
+      if (is_weight_file(name) && !(weights_too.contains(folder) && is_read_weight_file(name))) continue;
+      files.push_back(fs::path(folder) / name);
+    }
   }
   std::sort(files.begin(), files.end());
   return files;

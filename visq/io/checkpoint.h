@@ -1,5 +1,5 @@
 // A Hugging Face checkpoint directory: config.json, one or several .safetensors files, and what lies beside
-// them.
+// them; or VILA's kind, whose config.json stands above three such directories.
 #pragma once
 #include <filesystem>
 #include <map>
@@ -13,18 +13,36 @@
 
 namespace visq {
 
+/// A directory that Hugging Face tools load by itself: a config.json and the tensors beside it.
+struct CheckpointPart {
+  std::string folder;               ///< below the checkpoint's directory; "": that directory itself
+  std::filesystem::path directory;  ///< with the checkpoint's directory before it
+  std::string config_text;          ///< config.json as it stands in the file
+  Json config;
+};
+
 /// Read-only; thread-safe after construction. Names are the checkpoint's own; families map them
 /// (families/names.h).
+///
+/// An ordinary checkpoint is one part. Where config.json has one of the keys llm_cfg, vision_tower_cfg and
+/// mm_projector_cfg (VILA), the parts are the folders llm, vision_tower and mm_projector, and the names of
+/// their tensors start with the folder: "llm.model.norm.weight".
 class Checkpoint {
  public:
-  /// @throws Error when the directory, config.json, a shard or a tensor named by the index is missing, when a
-  ///         name of the index leaves the directory, or when two shards hold the same tensor
+  /// @throws Error when the directory, a part's folder, config.json, a shard or a tensor named by the index
+  ///         is missing, when a name of the index leaves the directory, or when two shards hold the same
+  ///         tensor
   explicit Checkpoint(std::filesystem::path directory);
 
   const std::filesystem::path& directory() const { return directory_; }
+  /// config.json of the directory; of several parts: with each part's own under its key, whatever the file
+  /// says there (a copy, or the path of somebody's training run).
   const Json& config() const { return config_; }
-  /// config.json as it stands in the file, for copying with one key added.
-  const std::string& config_text() const { return config_text_; }
+  /// The part that holds the text model. Its config.json says how the checkpoint is quantized.
+  const CheckpointPart& text_model() const { return parts_.front(); }
+  bool in_text_model(const std::string& name) const;
+  /// The name of a tensor or module of the text model as its part's own files and engines have it.
+  std::string name_in_part(const std::string& name) const;
 
   /// Sorted by shard, then by place in the shard.
   const std::vector<std::string>& names() const { return names_; }
@@ -43,20 +61,22 @@ class Checkpoint {
 
   /// Files to carry along unchanged, relative to the directory, sorted: everything that is a regular file in
   /// it, or one folder down, except weights (.safetensors, .bin, .pt, .pth, .gguf, .msgpack, .h5, …, index
-  /// files), the directory's own config.json and hf_quant_config.json, and what is hidden. A symbolic link
+  /// files), the text model's config.json and hf_quant_config.json, and what is hidden. The safetensors and
+  /// index files of other parts are carried along too. A symbolic link
   /// counts as the file it leads to: the Hugging Face cache consists of links into ../../blobs. Links to
   /// anything but a regular file are left out.
   std::vector<std::filesystem::path> side_files() const;
 
  private:
-  using Where = std::pair<const SafetensorsFile*, const TensorInfo*>;
-  void add_shard(const std::string& name);
+  using Where = std::pair<const SafetensorsFile*, TensorInfo>;
+  void add_part(const std::string& folder);
+  void add_shard(const CheckpointPart& part, const std::string& name);
   void find_stacks();
   const Where& where(const std::string& name) const;
 
   std::filesystem::path directory_;
-  std::string config_text_;
   Json config_;
+  std::vector<CheckpointPart> parts_;
   std::vector<std::unique_ptr<SafetensorsFile>> files_;
   std::vector<std::string> names_;
   std::map<std::string, Where> where_;

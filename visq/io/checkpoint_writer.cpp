@@ -63,10 +63,15 @@ int lock_directory(const fs::path& directory) {
   fail("{}: another run is writing it", directory.string());
 }
 
-void remove_stale(const fs::path& partial) {
+/// @param weights  where in it the killed run put its shards
+void remove_stale(const fs::path& partial, const fs::path& weights) {
   const auto status = fs::symlink_status(partial);
   if (!fs::exists(status)) return;
-  if (!fs::is_directory(status) || !(fs::is_empty(partial) || looks_like_checkpoint(partial)))
+  const auto is_ours = [&] {
+    return fs::is_empty(partial) || looks_like_checkpoint(partial) ||
+           (fs::is_directory(weights) && looks_like_checkpoint(weights));
+  };
+  if (!fs::is_directory(status) || !is_ours())
     fail("{}: exists and is not the rest of an earlier run: remove it yourself if it may go",
          partial.string());
   const int lock = lock_directory(partial);
@@ -115,15 +120,18 @@ uint64_t PlannedTensor::bytes() const {
 CheckpointWriter::CheckpointWriter(fs::path directory, std::vector<PlannedTensor> plan, Options options)
     : directory_(resolve(directory)),
       partial_(directory_.string() + ".partial"),
-      options_(options),
+      options_(std::move(options)),
       plan_(std::move(plan)),
       places_(plan_.size()),
       written_(plan_.size()) {
-  for (size_t i = 0; i < plan_.size(); ++i)
+  for (size_t i = 0; i < plan_.size(); ++i) {
     if (!index_of_.emplace(plan_[i].name, i).second) fail("tensor '{}' is planned twice", plan_[i].name);
+    if (!options_.folder.empty() && !plan_[i].name.starts_with(options_.folder + "."))
+      fail("tensor '{}' does not belong to the folder '{}'", plan_[i].name, options_.folder);
+  }
   try {
     check_target(directory_, options_.replace_existing);
-    remove_stale(partial_);
+    remove_stale(partial_, weights_directory());
     make_directories(directory_.parent_path());
     create_shards();
   } catch (const fs::filesystem_error& e) {
@@ -147,6 +155,14 @@ void CheckpointWriter::discard() noexcept {
   close(std::exchange(lock_, -1));
 }
 
+fs::path CheckpointWriter::weights_directory() const {
+  return options_.folder.empty() ? partial_ : partial_ / options_.folder;
+}
+
+std::string CheckpointWriter::name_in_file(const std::string& name) const {
+  return options_.folder.empty() ? name : name.substr(options_.folder.size() + 1);
+}
+
 std::vector<std::vector<TensorInfo>> CheckpointWriter::plan_shards() const {
   std::vector<std::vector<TensorInfo>> shards(1);
   uint64_t filled = 0;
@@ -157,28 +173,30 @@ std::vector<std::vector<TensorInfo>> CheckpointWriter::plan_shards() const {
       filled = 0;
     }
     filled += bytes;
-    shards.back().push_back({tensor.name, tensor.dtype, tensor.shape});
+    shards.back().push_back({name_in_file(tensor.name), tensor.dtype, tensor.shape});
   }
   return shards;
 }
 
 void CheckpointWriter::create_shards() {
   auto shards = plan_shards();
+  const std::string prefix = options_.folder.empty() ? "" : options_.folder + ".";
   std::vector<std::string> heads;
   uint64_t on_disk = 0;
   for (size_t shard = 0; shard < shards.size(); ++shard) {
     on_disk += heads.emplace_back(lay_out(shards[shard])).size();
     for (const auto& tensor : shards[shard]) {
-      places_[index_of_.at(tensor.name)] = {shard, tensor.begin};
+      places_[index_of_.at(prefix + tensor.name)] = {shard, tensor.begin};
       total_bytes_ += tensor.bytes();
     }
   }
-  require_free_space(directory_.parent_path(), on_disk + total_bytes_);
+  require_free_space(directory_.parent_path(), on_disk + total_bytes_ + options_.copied_bytes);
 
   if (!fs::create_directory(partial_)) fail("{}: another run is writing it", partial_.string());
   lock_ = lock_directory(partial_);
+  make_directories(weights_directory());
   for (size_t shard = 0; shard < shards.size(); ++shard) {
-    auto& file = shards_.emplace_back(partial_ / shard_name(shard, shards.size()));
+    auto& file = shards_.emplace_back(weights_directory() / shard_name(shard, shards.size()));
     file.reserve(shards[shard].empty() ? heads[shard].size() : shards[shard].back().end);
     file.write_at(0, heads[shard]);
   }
@@ -219,7 +237,7 @@ fs::path CheckpointWriter::place_for(const fs::path& relative) const {
     fail("{}: not a file name inside the output directory", relative.string());
   const fs::path path = (partial_ / relative).lexically_normal();
   const auto is_shard = [&](const OutputFile& shard) { return shard.path() == path; };
-  if (path == partial_ / kIndex || std::any_of(shards_.begin(), shards_.end(), is_shard))
+  if (path == weights_directory() / kIndex || std::any_of(shards_.begin(), shards_.end(), is_shard))
     fail("{}: this name belongs to the weights", relative.string());
   make_directories(path.parent_path());
   return path;
@@ -245,11 +263,11 @@ void CheckpointWriter::copy_file(const fs::path& relative, const fs::path& sourc
 void CheckpointWriter::write_index() const {
   std::map<std::string, std::string> weight_map;
   for (size_t i = 0; i < plan_.size(); ++i)
-    weight_map.emplace(plan_[i].name, shards_[places_[i].shard].path().filename().string());
+    weight_map.emplace(name_in_file(plan_[i].name), shards_[places_[i].shard].path().filename().string());
   // nlohmann::json sorts keys, as the Hub's own tools do.
   const nlohmann::json index{{"metadata", {{"total_size", total_bytes_}}},
                              {"weight_map", std::move(weight_map)}};
-  OutputFile file(partial_ / kIndex);
+  OutputFile file(weights_directory() / kIndex);
   file.write_at(0, index.dump(2) + "\n");
   file.close();
 }

@@ -31,13 +31,17 @@ class CheckpointWriter {
     /// checkpoint (config.json or a .safetensors file in it), so that a mistyped path does not cost a home
     /// directory.
     bool replace_existing = false;
+    /// Where the tensors go, below DIR ("llm"; "": DIR itself). Planned names start with it
+    /// ("llm.norm.weight") and lose it in the files.
+    std::string folder = {};
+    uint64_t copied_bytes = 0;  ///< what copy_file() will bring: the disk must have room for it too
   };
 
   /// Lays tensors out in plan order, starting a new shard where the next tensor would not fit, writes the
   /// headers and reserves the space on disk. Within a shard wider element types come first, so that all
   /// tensors are aligned. One shard: model.safetensors; several: model-0000i-of-0000n.safetensors + index.
   /// @throws Error when DIR exists and is not empty (without replace_existing), is not creatable, or the disk
-  ///         has no room; when a name stands in the plan twice
+  ///         has no room; when a name stands in the plan twice, or does not start with the folder
   CheckpointWriter(std::filesystem::path directory, std::vector<PlannedTensor> plan, Options options);
   ~CheckpointWriter();
   CheckpointWriter(const CheckpointWriter&) = delete;
@@ -66,6 +70,8 @@ class CheckpointWriter {
   std::vector<std::vector<TensorInfo>> plan_shards() const;
   void create_shards();
   size_t index_of(const std::string& name) const;
+  std::filesystem::path weights_directory() const;
+  std::string name_in_file(const std::string& name) const;
   std::filesystem::path place_for(const std::filesystem::path& relative) const;
   void write_index() const;
   void move_into_place();

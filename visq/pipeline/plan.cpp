@@ -31,9 +31,11 @@ QuantizedLinear describe_linear(const Checkpoint& checkpoint, const std::string&
   return {module, rows, columns, info.dtype, scheme, standalone};
 }
 
-// Both spellings of a module: its own and the one of the other naming generation.
+// Both spellings of a module, as its part's files have it: its own and the one of the other naming
+// generation.
 std::vector<std::string> spellings(const Model& model, const std::string& module) {
-  std::vector<std::string> names = {module};
+  std::vector<std::string> names = {model.checkpoint().name_in_part(module)};
+  if (names.front() != module) return names;
   const std::string canonical = NameMap::canonical(model.spec(), module);
   if (canonical != module) names.push_back(canonical);
   return names;
@@ -148,12 +150,17 @@ Plan make_plan(const Model& model, const Recipe& recipe, const Preset& preset, c
   for (const std::string& name : checkpoint.names()) {
     const TensorInfo& info = checkpoint.info(name);
     plan.source_bytes += info.bytes();
+    if (!checkpoint.in_text_model(name)) {
+      plan.copied_bytes += info.bytes();
+      continue;
+    }
     const auto found = replaced.find(name);
     if (found == replaced.end())
       plan.tensors.push_back({info.name, info.dtype, info.shape});
     else
       plan.tensors.insert(plan.tensors.end(), found->second.begin(), found->second.end());
   }
+  plan.output_bytes = plan.copied_bytes;
   for (const PlannedTensor& tensor : plan.tensors) plan.output_bytes += tensor.bytes();
   return plan;
 }

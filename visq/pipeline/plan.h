@@ -25,10 +25,12 @@ struct Plan {
   const Layout* layout = nullptr;
   std::filesystem::path directory;
 
-  std::vector<Site> sites;                      ///< quantized linears, layer by layer
-  std::vector<std::string> left_out;            ///< decoder linears that the recipe excludes
-  std::vector<PlannedTensor> tensors;           ///< everything that is written, in source order
+  std::vector<Site> sites;            ///< quantized linears, layer by layer
+  std::vector<std::string> left_out;  ///< decoder linears that the recipe excludes
+  /// Everything that is written, in source order; of a checkpoint of several parts: the text model's.
+  std::vector<PlannedTensor> tensors;
   uint64_t source_bytes = 0, output_bytes = 0;  ///< of all tensors
+  uint64_t copied_bytes = 0;                    ///< of those whose files are copied: of the other parts
 
   const Site* find(int64_t layer, const nn::LinearId& id) const;  ///< nullptr when left out
   ExportSummary summary(const Model& model) const;
@@ -46,8 +48,8 @@ Plan make_plan(const Model& model, const Recipe& recipe, const Preset& preset, c
 
 /// Whether the smoothing scale of a group can be folded exactly into what produces its input.
 /// q/k/v and gate/up: the norm before them, when all that reads it is quantized; o: the rows of v; down: the
-/// rows of up, when those are quantized too. The vision rows that cross layers read serve all of these layers,
-/// so nothing can be folded into them.
+/// rows of up, when those are quantized too. The vision rows that cross layers read serve all of these
+/// layers, so nothing can be folded into them.
 bool can_fold(const Plan& plan, const nn::DecoderSpec& spec, int64_t layer, const nn::GroupId& id);
 
 /// The plan as `--dry-run` prints it.

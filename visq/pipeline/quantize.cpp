@@ -156,12 +156,14 @@ void write_side_files(Output& output, const Model& model) {
   const ExportSummary summary = output.plan.summary(model);
   for (const auto& file : checkpoint.side_files())
     output.writer->copy_file(file, checkpoint.directory() / file);
+  const CheckpointPart& part = checkpoint.text_model();
+  const std::filesystem::path folder = part.folder;
   output.writer->write_file(
-      "config.json",
-      add_quantization_config(checkpoint.config_text(), output.plan.layout->quantization_config(summary),
-                              (checkpoint.directory() / "config.json").string()));
+      folder / "config.json",
+      add_quantization_config(part.config_text, output.plan.layout->quantization_config(summary),
+                              (part.directory / "config.json").string()));
   for (const auto& [name, content] : output.plan.layout->extra_files(summary))
-    output.writer->write_file(name, content.dump(2) + "\n");
+    output.writer->write_file(folder / name, content.dump(2) + "\n");
 }
 
 }  // namespace
@@ -194,7 +196,9 @@ QuantizeResult quantize(const Model& model, const std::vector<Plan>& plans, cons
   for (const Plan& plan : plans) {
     Output output{plan, nullptr, {}, {}};
     output.writer = std::make_unique<CheckpointWriter>(
-        plan.directory, plan.tensors, CheckpointWriter::Options{options.max_shard_bytes, options.force});
+        plan.directory, plan.tensors,
+        CheckpointWriter::Options{options.max_shard_bytes, options.force,
+                                  model.checkpoint().text_model().folder, plan.copied_bytes});
     output.result.format = plan.recipe.name;
     output.result.layout = plan.layout->name();
     output.result.directory = plan.directory;

@@ -118,9 +118,8 @@ at::Tensor LayerSolver::smoothing_scale(const Plan& plan, const GroupId& id, Gro
   }
   if (!can_fold(plan, spec_, layer_, id)) {
     report.note = id.group == InputGroup::cross_in ? "not smoothed: reads the images, which no norm precedes"
-                  : reads_routed_norm(id)
-                      ? "not smoothed: part of what reads its norm is not quantized"
-                      : "not smoothed: what produces its input is not quantized";
+                  : reads_routed_norm(id) ? "not smoothed: part of what reads its norm is not quantized"
+                                          : "not smoothed: what produces its input is not quantized";
     return {};
   }
   if (scheme.solver == Solver::awq) {

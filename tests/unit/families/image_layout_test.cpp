@@ -134,6 +134,9 @@ TEST(ImageText, StandsBetweenItsFrame) {
   spec.layout = {};
   spec.layout.end_id = 7, spec.layout.tile_end = "\n";
   EXPECT_EQ(image_text(spec, tiles(2, 28, 2, 1)), "<i><i>\n<i><i>\n");
+  ProcessedImage one = tiles(1, 28, 0, 0);  // of several images: not cut
+  one.pixels = one.pixels[0];
+  EXPECT_EQ(image_text(spec, one), "<i><i>");
 }
 
 TEST(ExpandImages, ReplacesPlaceholdersInTheirOrder) {

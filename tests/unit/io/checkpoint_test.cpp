@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
 #include "tests/unit/io/fixtures.h"
 #include "visq/core/format.h"
 
@@ -35,7 +37,7 @@ TEST_F(CheckpointDirectory, OpensASingleFile) {
   shard("model.safetensors", {"bb", "a"});
   const Checkpoint checkpoint(directory_.path());
   EXPECT_EQ(checkpoint.config().at("model_type"), "llava");
-  EXPECT_EQ(checkpoint.config_text(), R"({"model_type": "llava"})");
+  EXPECT_EQ(checkpoint.text_model().config_text, R"({"model_type": "llava"})");
   EXPECT_EQ(checkpoint.names(), (std::vector<std::string>{"bb", "a"}));
   EXPECT_TRUE(checkpoint.contains("a"));
   EXPECT_FALSE(checkpoint.contains("c"));
@@ -161,6 +163,94 @@ TEST_F(CheckpointDirectory, SideFilesAreAllButWeightsConfigAndHiddenFiles) {
   EXPECT_EQ(
       Checkpoint(directory_.path()).side_files(),
       (std::vector<fs::path>{"1_Pooling/config.json", "llm/config.json", "modeling.py", "tokenizer.json"}));
+}
+
+// VILA's kind: a configuration above three folders.
+class PartsDirectory : public CheckpointDirectory {
+ protected:
+  PartsDirectory() {
+    write_text(
+        directory_ / "config.json",
+        R"({"model_type": "llava_llama", "llm_cfg": {"hidden_size": 1}, "vision_tower_cfg": "/train/tower",
+                   "mm_projector_cfg": null})");
+    for (const char* folder : {"llm", "vision_tower", "mm_projector"})
+      write_text(directory_ / folder / "config.json", visq::format(R"({{"from": "{}"}})", folder));
+    shard("llm/model-00001-of-00002.safetensors", {"model.b", "model.a"});
+    shard("llm/model-00002-of-00002.safetensors", {"lm_head"});
+    write_text(directory_ / "llm" / "model.safetensors.index.json",
+               R"({"weight_map": {"model.a": "model-00001-of-00002.safetensors",
+                                  "model.b": "model-00001-of-00002.safetensors",
+                                  "lm_head": "model-00002-of-00002.safetensors"}})");
+    shard("vision_tower/model.safetensors", {"model.a"});
+    shard("mm_projector/model.safetensors", {"layers.1"});
+  }
+};
+
+TEST_F(PartsDirectory, NamesTensorsByTheirFolder) {
+  const Checkpoint checkpoint(directory_.path());
+  EXPECT_EQ(checkpoint.names(), (std::vector<std::string>{"llm.model.b", "llm.model.a", "llm.lm_head",
+                                                          "vision_tower.model.a", "mm_projector.layers.1"}));
+  EXPECT_EQ(checkpoint.info("llm.model.a").name, "llm.model.a");
+  EXPECT_EQ(checkpoint.tensor("llm.lm_head")[0][0].item<float>(), 7.0f);
+  EXPECT_EQ(checkpoint.file_of("vision_tower.model.a"), directory_ / "vision_tower" / "model.safetensors");
+  EXPECT_FALSE(checkpoint.contains("model.a"));
+  EXPECT_EQ(checkpoint.total_bytes(), 5u * 16);
+  EXPECT_TRUE(checkpoint.in_text_model("llm.lm_head"));
+  EXPECT_FALSE(checkpoint.in_text_model("vision_tower.model.a"));
+  EXPECT_EQ(checkpoint.name_in_part("llm.model.a"), "model.a");
+}
+
+TEST_F(PartsDirectory, TheFoldersConfigurationsReplaceWhatTheRootSaysOfThem) {
+  const Checkpoint checkpoint(directory_.path());
+  EXPECT_EQ(checkpoint.config(), Json::parse(R"({"model_type": "llava_llama", "llm_cfg": {"from": "llm"},
+      "vision_tower_cfg": {"from": "vision_tower"}, "mm_projector_cfg": {"from": "mm_projector"}})"));
+  EXPECT_EQ(checkpoint.text_model().config_text, R"({"from": "llm"})");
+  EXPECT_EQ(checkpoint.text_model().folder, "llm");
+  EXPECT_EQ(checkpoint.text_model().directory, directory_ / "llm");
+}
+
+TEST_F(PartsDirectory, OneKeyOfARootIsEnough) {
+  write_text(directory_ / "config.json", R"({"mm_projector_cfg": "x"})");
+  EXPECT_EQ(Checkpoint(directory_.path()).config().at("llm_cfg").at("from"), "llm");
+}
+
+TEST_F(PartsDirectory, SideFilesAreTheOtherFoldersWholeAndTheTextModelsWithoutWeights) {
+  for (const char* name : {"llm/tokenizer.json", "llm/hf_quant_config.json", "trainer_state.json",
+                           "vision_tower/preprocessor_config.json", "vision_tower/pytorch_model.bin",
+                           "vision_tower/model.safetensors.index.json", "mm_projector/.hidden"})
+    write_text(directory_ / name, "x");
+  EXPECT_EQ(
+      Checkpoint(directory_.path()).side_files(),
+      (std::vector<fs::path>{
+          "config.json", "llm/tokenizer.json", "mm_projector/config.json", "mm_projector/model.safetensors",
+          "trainer_state.json", "vision_tower/config.json", "vision_tower/model.safetensors",
+          "vision_tower/model.safetensors.index.json", "vision_tower/preprocessor_config.json"}));
+}
+
+TEST_F(PartsDirectory, FollowsALinkToAFolder) {
+  fs::rename(directory_ / "vision_tower", directory_ / "elsewhere");
+  fs::create_symlink("elsewhere", directory_ / "vision_tower");
+  const auto files = Checkpoint(directory_.path()).side_files();
+  EXPECT_NE(std::find(files.begin(), files.end(), "vision_tower/model.safetensors"), files.end());
+}
+
+TEST_F(PartsDirectory, NamesWhatIsMissing) {
+  fs::remove(directory_ / "llm" / "model-00002-of-00002.safetensors");
+  EXPECT_TRUE(contains(error(), "llm/model-00002-of-00002.safetensors: the shard is missing"));
+  fs::remove_all(directory_ / "llm" / "model.safetensors.index.json");
+  fs::remove(directory_ / "mm_projector" / "model.safetensors");
+  EXPECT_TRUE(contains(error(), "mm_projector: no .safetensors file"));
+  fs::remove(directory_ / "mm_projector" / "config.json");
+  EXPECT_TRUE(contains(error(), "mm_projector/config.json: no such file"));
+  fs::remove_all(directory_ / "vision_tower");
+  EXPECT_TRUE(contains(error(), "vision_tower: no such directory, though config.json is that of a VILA"));
+}
+
+TEST_F(PartsDirectory, NamesATensorThatIsNotWhereTheIndexSays) {
+  write_text(directory_ / "llm" / "model.safetensors.index.json",
+             R"({"weight_map": {"model.x": "model-00001-of-00002.safetensors"}})");
+  EXPECT_TRUE(
+      contains(error(), "llm/model-00001-of-00002.safetensors: tensor 'model.x' is not in this shard"));
 }
 
 }  // namespace

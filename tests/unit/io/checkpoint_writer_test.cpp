@@ -88,6 +88,41 @@ TEST_F(Writer, StartsAShardWhereTheNextTensorWouldNotFit) {
   EXPECT_FALSE(fs::exists(out_ / "model.safetensors"));
 }
 
+TEST_F(Writer, WritesThePartOfACheckpointIntoItsFolder) {
+  const auto plan = plan_of({"llm.a", "llm.b", "llm.c"});
+  const auto writer = open(plan, {.max_shard_bytes = 32, .folder = "llm"});
+  for (const auto& tensor : plan) writer->write(tensor.name, at::zeros(tensor.shape));
+  writer->write_file("llm/config.json", "{}");
+  writer->write_file("mm_projector/model.safetensors", "x");
+  EXPECT_TRUE(contains(error_of([&] { writer->write_file("llm/model.safetensors.index.json", "x"); }),
+                       "this name belongs to the weights"));
+  writer->finish();
+  EXPECT_EQ(read_json(out_ / "llm" / "model.safetensors.index.json"),
+            Json::parse(R"({"metadata": {"total_size": 48}, "weight_map": {
+      "a": "model-00001-of-00002.safetensors", "b": "model-00001-of-00002.safetensors",
+      "c": "model-00002-of-00002.safetensors"}})"));
+  EXPECT_NE(SafetensorsFile(out_ / "llm" / "model-00002-of-00002.safetensors").find("c"), nullptr);
+  EXPECT_EQ(read_all(out_ / "mm_projector" / "model.safetensors"), "x");
+}
+
+TEST_F(Writer, RefusesATensorOfAnotherFolder) {
+  EXPECT_EQ(error_of([&] {
+              open(plan_of({"llm.a", "llmb"}), {.folder = "llm"});
+            }),
+            "tensor 'llmb' does not belong to the folder 'llm'");
+}
+
+TEST_F(Writer, ClearsAwayWhatAKilledRunLeftInAFolder) {
+  write_text(out_.string() + ".partial/llm/model.safetensors", "x");
+  EXPECT_TRUE(contains(open_error(), "is not the rest of an earlier run"));
+  open(plan_of({"llm.a"}), {.folder = "llm"});
+}
+
+TEST_F(Writer, NeedsRoomForTheFilesThatWillBeCopiedToo) {
+  const uint64_t more = uint64_t{1} << 60;
+  EXPECT_TRUE(contains(error_of([&] { open(plan_of({"a"}), {.copied_bytes = more}); }), "disk is full"));
+}
+
 TEST_F(Writer, AlignsEveryTensorForItsType) {
   const auto writer =
       open({{"a", at::kByte, {3}}, {"b", at::kHalf, {3}}, {"c", at::kDouble, {1}}, {"d", at::kFloat, {1}}});
