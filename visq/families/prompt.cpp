@@ -121,6 +121,7 @@ const Conversation* conversation_of(PromptStyle style) {
     case PromptStyle::chatml:
     case PromptStyle::chatml_images_first:
     case PromptStyle::paligemma:
+    case PromptStyle::llama_3_2:
       break;
   }
   return nullptr;
@@ -211,6 +212,7 @@ std::string answer_end(const ModelSpec& spec) {
     case PromptStyle::qwen_1_5:
       return "<|im_end|>";
     case PromptStyle::llama_3:
+    case PromptStyle::llama_3_2:
       return "<|eot_id|>";
     case PromptStyle::vicuna:
     case PromptStyle::vicuna_v1:

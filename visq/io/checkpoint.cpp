@@ -141,20 +141,18 @@ Checkpoint::Checkpoint(fs::path directory) : directory_(std::move(directory)) {
   std::error_code code;
   if (!fs::is_directory(directory_, code)) fail("{}: no such directory", directory_.string());
   config_ = read_object(directory_ / "config.json").second;
-  const bool has_parts =
-      std::ranges::any_of(kParts, [&](const auto& part) { return config_.contains(part.second); });
-  if (!has_parts) {
+  if (std::ranges::any_of(kParts, [&](const auto& part) { return config_.contains(part.second); })) {
+    for (const auto& [folder, key] : kParts) {
+      if (!fs::is_directory(directory_ / folder, code))
+        fail(
+            "{}: no such directory, though config.json is that of a VILA checkpoint, which has one. The "
+            "download is incomplete: fetch it again.",
+            (directory_ / folder).string());
+      add_part(folder);
+      config_[key] = parts_.back().config;
+    }
+  } else {
     add_part("");
-    return find_stacks();
-  }
-  for (const auto& [folder, key] : kParts) {
-    if (!fs::is_directory(directory_ / folder, code))
-      fail(
-          "{}: no such directory, though config.json is that of a VILA checkpoint, which has one. The "
-          "download is incomplete: fetch it again.",
-          (directory_ / folder).string());
-    add_part(folder);
-    config_[key] = parts_.back().config;
   }
   find_stacks();
 }
