@@ -147,7 +147,7 @@ at::Tensor folded_into_norm(const ValidationContext& context, const std::string&
   const bool mlp = module.ends_with("gate_proj") || module.ends_with("up_proj");
   if (!attention && !mlp) return {};
   size_t block = std::string::npos;
-  for (const char* part : {".self_attn.", ".mlp.", ".feed_forward."})
+  for (const char* part : {".self_attn.", ".cross_attn.", ".mlp.", ".feed_forward."})
     if (block == std::string::npos) block = module.rfind(part);
   if (block == std::string::npos) return {};
   const std::string layer = module.substr(0, block + 1);
