@@ -83,6 +83,7 @@ std::vector<std::string> Runner::generate(std::span<const EncodedSample> prompts
   for (int64_t step = 0; step < max_new_tokens && !active.empty(); ++step) {
     const at::Tensor best = model_->logits(hidden).argmax(1).to(at::kCPU);
     std::vector<int64_t> ids, positions;
+    std::vector<bool> pictured;
     std::vector<size_t> still;
     std::vector<int64_t> kept;  // rows of this step that go on
     for (size_t row = 0; row < active.size(); ++row) {
@@ -93,12 +94,13 @@ std::vector<std::string> Runner::generate(std::span<const EncodedSample> prompts
       kept.push_back(static_cast<int64_t>(row));
       still.push_back(sequence);
       ids.push_back(id);
+      pictured.push_back(!prompts[sequence].images.empty());
       positions.push_back(next_position[sequence]++);
     }
     if (kept.size() < active.size()) cache.keep(kept);
     active = std::move(still);
     if (active.empty() || step + 1 == max_new_tokens) break;
-    hidden = forward(model_->embed_next(ids, positions), &cache);
+    hidden = forward(model_->embed_next(ids, positions, pictured), &cache);
   }
   std::vector<std::string> texts;
   for (const auto& answer : answers) texts.push_back(model_->tokenizer().decode(answer));

@@ -87,6 +87,14 @@ struct ImageLayout {
   std::string tile_tag, global_tag, line_end;  ///< tagged; "{row}" and "{column}" count from 1
 };
 
+/// A low-rank adapter that lies beside the decoder linears, as "X.lora_A.NAME.weight" and "X.lora_B.NAME…".
+struct AdapterSpec {
+  std::string name;
+  int64_t rank = 0;
+  double scale = 1;         ///< of what it adds
+  bool for_images = false;  ///< samples with images run with it; no others do
+};
+
 struct ModelSpec {
   std::string family;        ///< "llava", "qwen2_5_vl"
   std::string architecture;  ///< as in config.json
@@ -105,6 +113,7 @@ struct ModelSpec {
   TowerNames tower_names;
   /// Where the tower is when it is not in the files, for the error that says so; "": it has to be.
   std::string tower_elsewhere;
+  std::vector<AdapterSpec> adapters;
   /// Globs (canonical) of tensors that are only copied, never used.
   std::vector<std::string> ignored_patterns;
 

@@ -78,6 +78,14 @@ nn::Linear Model::load_canonical(const std::string& canonical_module) const {
   return load_linear(module);
 }
 
+nn::Adapter Model::load_adapter(const std::string& canonical_module) const {
+  for (const AdapterSpec& adapter : spec_.adapters)
+    if (adapter.for_images)
+      return {weight(visq::format("{}.lora_A.{}.weight", canonical_module, adapter.name)),
+              weight(visq::format("{}.lora_B.{}.weight", canonical_module, adapter.name)), adapter.scale};
+  return {};
+}
+
 nn::DecoderLayer Model::load_layer(int64_t index) const {
   const nn::DecoderSpec& decoder = spec_.decoder;
   nn::DecoderLayer layer;
@@ -93,6 +101,7 @@ nn::DecoderLayer Model::load_layer(int64_t index) const {
       fail("{}: no tensor of '{}{}' is in the files", checkpoint_.directory().string(), prefix,
            nn::linear_path(decoder, index, id));
     layer.linear(id) = loader_ ? loader_(module) : load_linear(module);
+    layer.linear(id).adapter = load_adapter(prefix + nn::linear_path(decoder, index, id));
   }
   layer.input_norm = load_norm(prefix + nn::norm_path(decoder, nn::InputGroup::attn_in));
   layer.mlp_norm = load_norm(prefix + nn::norm_path(decoder, nn::InputGroup::mlp_in));
@@ -115,9 +124,9 @@ nn::DecoderLayer Model::load_layer(int64_t index) const {
 
 void Model::advance(Batch& batch, const nn::DecoderLayer& layer, const nn::LayerObserver* observer,
                     nn::KvCache* cache) const {
-  batch.hidden =
-      nn::decoder_layer(spec_.decoder, layer, batch.hidden, batch.rope, batch.offsets, observer, cache,
-                        batch.blocks, batch.vision.sequences.empty() ? nullptr : &batch.vision);
+  batch.hidden = nn::decoder_layer(spec_.decoder, layer, batch.hidden, batch.rope, batch.offsets, observer,
+                                   cache, batch.blocks,
+                                   batch.vision.sequences.empty() ? nullptr : &batch.vision, batch.adapted);
   if (static_cast<size_t>(layer.index) >= batch.deepstack.size()) return;
   const at::Tensor rows = at::nonzero(batch.image_mask).squeeze(1);
   const at::Tensor& added = batch.deepstack[static_cast<size_t>(layer.index)];

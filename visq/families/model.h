@@ -42,6 +42,7 @@ struct Batch {
   nn::RopeTable rope;     ///< of the positions
   at::Tensor blocks;      ///< int64 [tokens]: tokens that see one another (decoder_layer); may be undefined
   at::Tensor image_mask;  ///< bool [tokens]: true at image tokens
+  at::Tensor adapted;     ///< [tokens, 1]: 1 in sequences with images; undefined: the model has no adapter
   /// [image tokens, hidden] each: entry j is added to the rows of image_mask behind decoder layer j.
   std::vector<at::Tensor> deepstack;
   nn::CrossInput vision;               ///< what cross layers read; images are then not in the sequence
@@ -82,7 +83,9 @@ class Model {
   /// @throws Error when image tokens and image features differ in number
   Batch embed(std::span<const EncodedSample> samples) const;
   /// Single new tokens (generation): one a sequence, at the given positions.
-  Batch embed_next(const std::vector<int64_t>& ids, const std::vector<int64_t>& positions) const;
+  /// @param pictured  whether the sequence has images
+  Batch embed_next(const std::vector<int64_t>& ids, const std::vector<int64_t>& positions,
+                   const std::vector<bool>& pictured) const;
   /// Image features after the tower (before the projector; Qwen2.5-VL: in window order), [rows, width].
   at::Tensor tower_features(const std::vector<ProcessedImage>& images) const;
   /// After projector and layout.
@@ -120,6 +123,8 @@ class Model {
   VisionParts load_vision() const;
   const VisionParts& vision() const;
   at::Tensor pack(const at::Tensor& rows, std::span<const ProcessedImage> images) const;
+  at::Tensor adapted_tokens(const std::vector<bool>& pictured) const;
+  nn::Adapter load_adapter(const std::string& canonical_module) const;
   at::Tensor embed_rows(const std::vector<int64_t>& ids) const;
 };
 

@@ -53,6 +53,15 @@ bool has_bias(const nn::DecoderSpec& spec, nn::Role role) {
   return false;
 }
 
+/// Of all adapters: those that no sample runs with are smoothed like the others.
+void expect_adapters(const ModelSpec& spec, const std::string& module, int64_t out, int64_t in,
+                     Expectations& expect) {
+  for (const AdapterSpec& adapter : spec.adapters) {
+    expect.tensor(visq::format("{}.lora_A.{}.weight", module, adapter.name), {adapter.rank, in});
+    expect.tensor(visq::format("{}.lora_B.{}.weight", module, adapter.name), {out, adapter.rank});
+  }
+}
+
 void expect_decoder(const ModelSpec& spec, bool with_linears, Expectations& expect) {
   const nn::DecoderSpec& decoder = spec.decoder;
   expect.tensor(spec.decoder_prefix + "embed_tokens.weight",
@@ -74,9 +83,10 @@ void expect_decoder(const ModelSpec& spec, bool with_linears, Expectations& expe
         expect.tensor(layer + gate, {1});
     if (decoder.is_sparse(i))
       expect.linear(layer + nn::kRouterPath, decoder.experts.count, decoder.hidden, false);
-    if (!with_linears) continue;
     for (const nn::LinearId& id : nn::linears(decoder, i)) {
       const auto [out, in] = linear_shape(decoder, i, id);
+      expect_adapters(spec, layer + nn::linear_path(decoder, i, id), out, in, expect);
+      if (!with_linears) continue;
       expect.linear(layer + nn::linear_path(decoder, i, id), out, in, has_bias(decoder, id.role));
     }
   }

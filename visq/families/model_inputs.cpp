@@ -118,9 +118,18 @@ at::Tensor Model::embed_rows(const std::vector<int64_t>& ids) const {
   return rows * at::full({}, spec_.decoder.embed_scale, at::kFloat).to(dtype_).to(device_);
 }
 
-Batch Model::embed_next(const std::vector<int64_t>& ids, const std::vector<int64_t>& positions) const {
+at::Tensor Model::adapted_tokens(const std::vector<bool>& pictured) const {
+  if (std::ranges::none_of(spec_.adapters, [](const AdapterSpec& adapter) { return adapter.for_images; }))
+    return {};
+  const std::vector<float> flags(pictured.begin(), pictured.end());
+  return at::tensor(flags, at::kFloat).unsqueeze(1).to(device_, dtype_);
+}
+
+Batch Model::embed_next(const std::vector<int64_t>& ids, const std::vector<int64_t>& positions,
+                        const std::vector<bool>& pictured) const {
   Batch batch;
   batch.hidden = embed_rows(ids);
+  batch.adapted = adapted_tokens(pictured);
   batch.positions =
       at::tensor(positions, at::kLong).unsqueeze(0).expand({spec_.mrope ? 3 : 1, -1}).to(device_);
   for (size_t i = 0; i <= ids.size(); ++i) batch.offsets.push_back(static_cast<int64_t>(i));
@@ -201,7 +210,9 @@ Batch Model::embed(std::span<const EncodedSample> samples) const {
   std::vector<int64_t> ids, image_rows, blocks;
   std::array<std::vector<int64_t>, 3> axes;
   std::vector<ProcessedImage> images;
+  std::vector<bool> pictured;  // per token
   for (const EncodedSample& sample : samples) {
+    pictured.insert(pictured.end(), sample.ids.size(), !sample.images.empty());
     const auto tokens = static_cast<int64_t>(sample.ids.size());
     if (spec_.mrope) {
       std::vector<std::pair<int64_t, int64_t>> cells;
@@ -234,6 +245,7 @@ Batch Model::embed(std::span<const EncodedSample> samples) const {
   if (std::ranges::any_of(blocks, [](int64_t block) { return block >= 0; }))
     batch.blocks = at::tensor(blocks, at::kLong).to(device_);
   batch.hidden = embed_rows(ids);
+  batch.adapted = adapted_tokens(pictured);
   const at::Tensor places = at::tensor(image_rows, at::kLong).to(device_);
   batch.image_mask = at::zeros({batch.hidden.size(0)}, batch.hidden.options().dtype(at::kBool));
   batch.image_mask.index_fill_(0, places, 1);

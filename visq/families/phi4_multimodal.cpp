@@ -21,7 +21,7 @@ Tower read_siglip(const Json& config, const std::string& origin) {
   return tower;
 }
 
-ModelSpec describe(const Json& config, const std::string& origin) {
+ModelSpec describe_native(const Json& config, const std::string& origin) {
   const TextDefaults& text = text_defaults("phi4_multimodal", origin);
   const Json none = Json::object();
   ModelSpec spec;
@@ -55,10 +55,47 @@ ModelSpec describe(const Json& config, const std::string& origin) {
   return spec;
 }
 
+AdapterSpec read_adapter(const Json& config, const std::string& name, const std::string& origin) {
+  const Json none = Json::object();
+  const Json& given = object_or(config, name + "_lora", none);
+  AdapterSpec adapter{name, read_extent(given, "r", name == "vision" ? 256 : 320, 1 << 16, origin), 1, false};
+  const double alpha = get_or<double>(given, "lora_alpha", 2.0 * static_cast<double>(adapter.rank), origin);
+  adapter.scale = alpha / static_cast<double>(adapter.rank);
+  return adapter;
+}
+
+/// The layout of the checkpoint's own code: other names, a tower that config.json does not describe, and
+/// adapters, of which one serves all tokens of a sample with images.
+ModelSpec describe_hub(const Json& config, const std::string& origin) {
+  ModelSpec spec = describe_native(config, origin);
+  spec.family = "phi4mm";
+  spec.adapters = {read_adapter(config, "vision", origin), read_adapter(config, "speech", origin)};
+  spec.adapters.front().for_images = true;
+  spec.name_rules = {{".base_layer.", ".", {}},
+                     {".image_embed.glb_GN", ".image_embed.global_img_feature_extensor", {}},
+                     {".image_embed.sub_GN", ".image_embed.sub_img_feature_extensor", {}},
+                     {".image_embed.img_projection.0.", ".image_embed.img_projection_up.", {}},
+                     {".image_embed.img_projection.2.", ".image_embed.img_projection_down.", {}}};
+  spec.image_placeholder = "<|image_{n}|>";
+  spec.unquantized_roots.emplace_back("*.lora_A");
+  spec.unquantized_roots.emplace_back("*.lora_B");
+  return spec;
+}
+
 }  // namespace
 
 Family phi4_multimodal_family() {
-  return {"phi4_multimodal", {"Phi4MultimodalForCausalLM"}, "Phi-4-multimodal (native layout)", describe};
+  return {"phi4_multimodal",
+          {"Phi4MultimodalForCausalLM"},
+          "Phi-4-multimodal in transformers' layout",
+          describe_native};
+}
+
+Family phi4mm_family() {
+  return {"phi4mm",
+          {"Phi4MMForCausalLM"},
+          "Phi-4-multimodal in the hub's layout, vision and speech adapters kept",
+          describe_hub};
 }
 
 }  // namespace visq

@@ -294,20 +294,21 @@ struct Heads {
   at::Tensor q, k, v;
 };
 
-Heads project_heads(const DecoderSpec& spec, const DecoderLayer& layer, const at::Tensor& x) {
+Heads project_heads(const DecoderSpec& spec, const DecoderLayer& layer, const at::Tensor& x,
+                    const at::Tensor& adapted) {
   const auto split = [&](const at::Tensor& rows, int64_t heads) {
     return rows.reshape({x.size(0), heads, spec.head_dim});
   };
   Heads heads;
   if (spec.fused_qkv) {
     const RowRange keys = key_rows(spec), values = value_rows(spec);
-    const at::Tensor rows = apply(layer.qkv, x);
+    const at::Tensor rows = apply(layer.qkv, x, adapted);
     heads = {split(rows.narrow(1, 0, keys.begin), spec.heads),
              split(rows.narrow(1, keys.begin, keys.count), spec.kv_heads),
              split(rows.narrow(1, values.begin, values.count), spec.kv_heads)};
   } else {
-    heads = {split(apply(layer.q, x), spec.heads), split(apply(layer.k, x), spec.kv_heads),
-             split(apply(layer.v, x), spec.kv_heads)};
+    heads = {split(apply(layer.q, x, adapted), spec.heads), split(apply(layer.k, x, adapted), spec.kv_heads),
+             split(apply(layer.v, x, adapted), spec.kv_heads)};
   }
   if (spec.qk_norm) {
     heads.q = rms_norm(heads.q, layer.q_norm, spec.norm_eps, spec.norm_plus_one);
@@ -318,28 +319,28 @@ Heads project_heads(const DecoderSpec& spec, const DecoderLayer& layer, const at
 
 /// @param x  [tokens, hidden], normalized
 at::Tensor dense_mlp(const DecoderSpec& spec, const DecoderLayer& layer, const at::Tensor& x,
-                     const LayerObserver* observer) {
+                     const LayerObserver* observer, const at::Tensor& adapted) {
   at::Tensor hidden;
   if (spec.fused_gate_up) {
-    const at::Tensor both = apply(layer.gate_up, x);
+    const at::Tensor both = apply(layer.gate_up, x, adapted);
     hidden = activate(spec.activation, both.narrow(1, 0, spec.intermediate).contiguous())
                  .mul_(both.narrow(1, spec.intermediate, spec.intermediate));
   } else {
     hidden = gated(spec.activation, layer.gate, layer.up, x);
   }
   if (observer != nullptr && observer->input) observer->input(InputGroup::mlp_out, hidden);
-  return apply(layer.down, hidden);
+  return apply(layer.down, hidden, adapted);
 }
 
 /// The MLP of a layer, dense or sparse. @param x  [tokens, hidden], normalized
 at::Tensor mlp(const DecoderSpec& spec, const DecoderLayer& layer, const at::Tensor& x,
-               const LayerObserver* observer) {
-  if (!spec.is_sparse(layer.index)) return dense_mlp(spec, layer, x, observer);
+               const LayerObserver* observer, const at::Tensor& adapted) {
+  if (!spec.is_sparse(layer.index)) return dense_mlp(spec, layer, x, observer, adapted);
   const at::Tensor scores = apply(layer.router, x);
   if (observer != nullptr && observer->router) observer->router(scores);
   const at::Tensor routed = run_experts(spec.experts, spec.activation, layer.experts, x, scores,
                                         observer != nullptr ? observer->expert : ExpertObserver());
-  return spec.experts.shared > 0 ? dense_mlp(spec, layer, x, observer).add_(routed) : routed;
+  return spec.experts.shared > 0 ? dense_mlp(spec, layer, x, observer, adapted).add_(routed) : routed;
 }
 
 at::Tensor normalize(const DecoderSpec& spec, const Norm& weights, const at::Tensor& x) {
@@ -353,17 +354,17 @@ void observe(const LayerObserver* observer, InputGroup group, const at::Tensor& 
 }  // namespace
 
 at::Tensor feed_forward(const DecoderSpec& spec, const DecoderLayer& layer, const at::Tensor& x,
-                        const LayerObserver* observer) {
+                        const LayerObserver* observer, const at::Tensor& adapted) {
   const at::Tensor mlp_in = normalize(spec, layer.mlp_norm, x);
   observe(observer, InputGroup::mlp_in, mlp_in);
-  const at::Tensor added = mlp(spec, layer, mlp_in, observer);
+  const at::Tensor added = mlp(spec, layer, mlp_in, observer, adapted);
   return spec.sandwich_norms ? normalize(spec, layer.mlp_out_norm, added) : added;
 }
 
 at::Tensor decoder_layer(const DecoderSpec& spec, const DecoderLayer& layer, const at::Tensor& hidden,
                          const RopeTable& rope, std::span<const int64_t> offsets,
                          const LayerObserver* observer, KvCache* cache, const at::Tensor& blocks,
-                         const CrossInput* vision) {
+                         const CrossInput* vision, const at::Tensor& adapted) {
   if (spec.is_cross(layer.index)) return cross_layer(spec, layer, hidden, offsets, vision, observer, cache);
   check_lengths(spec, offsets, cache, layer.index);
   const bool windowed = spec.is_windowed(layer.index), local = windowed && rope.local_cos.defined();
@@ -372,7 +373,7 @@ at::Tensor decoder_layer(const DecoderSpec& spec, const DecoderLayer& layer, con
 
   const at::Tensor attn_in = normalize(spec, layer.input_norm, hidden);
   observe(observer, InputGroup::attn_in, attn_in);
-  auto [q, k, v] = project_heads(spec, layer, attn_in);
+  auto [q, k, v] = project_heads(spec, layer, attn_in, adapted);
   q = rotate(q, cos, sin);
   k = rotate(k, cos, sin);
   if (observer != nullptr && observer->kv) observer->kv(k, v);
@@ -390,10 +391,10 @@ at::Tensor decoder_layer(const DecoderSpec& spec, const DecoderLayer& layer, con
                                   ? cached_attention(q, k, v, offsets, pattern, *cache, layer.index)
                                   : attention(q, k, v, offsets, pattern);
   observe(observer, InputGroup::attn_out, attn_out);
-  at::Tensor added = apply(layer.o, attn_out);
+  at::Tensor added = apply(layer.o, attn_out, adapted);
   if (spec.sandwich_norms) added = normalize(spec, layer.attn_out_norm, added);
   const at::Tensor middle = hidden + added;
-  return middle + feed_forward(spec, layer, middle, observer);
+  return middle + feed_forward(spec, layer, middle, observer, adapted);
 }
 
 }  // namespace visq::nn

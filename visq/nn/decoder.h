@@ -162,17 +162,19 @@ RopeTable rope_table(const DecoderSpec& spec, const at::Tensor& positions, at::S
 
 /// The MLP branch, norms included: what is added to x. @param x  [tokens, hidden]
 at::Tensor feed_forward(const DecoderSpec& spec, const DecoderLayer& layer, const at::Tensor& x,
-                        const LayerObserver* observer = nullptr);
+                        const LayerObserver* observer = nullptr, const at::Tensor& adapted = {});
 
 /// One layer over sequences laid end to end. With `cache`, new keys and values are appended to the cache of
 /// this layer and each sequence's new tokens attend to all that is cached.
 /// @param hidden   [tokens, hidden]; @param offsets  sequence borders, first 0, last = tokens
 /// @param blocks   int64 [tokens]: tokens with the same number ≥ 0 see one another; undefined: plain causal
 /// @param vision   what cross layers read; nullptr: what `cache` has kept of it, or no images
+/// @param adapted  [tokens, 1] in the dtype of hidden: 1 where linears have their adapter; undefined: nowhere
 /// @throws Error when a sequence, with what is cached of it, is longer than spec.max_tokens
 at::Tensor decoder_layer(const DecoderSpec& spec, const DecoderLayer& layer, const at::Tensor& hidden,
                          const RopeTable& rope, std::span<const int64_t> offsets,
                          const LayerObserver* observer = nullptr, KvCache* cache = nullptr,
-                         const at::Tensor& blocks = {}, const CrossInput* vision = nullptr);
+                         const at::Tensor& blocks = {}, const CrossInput* vision = nullptr,
+                         const at::Tensor& adapted = {});
 
 }  // namespace visq::nn

@@ -9,13 +9,21 @@
 
 namespace visq::nn {
 
+/// A low-rank addition of some rows, y += scale · (x Aᵀ) Bᵀ (LoRA).
+struct Adapter {
+  at::Tensor a, b;  ///< [rank, in], [out, rank]; undefined: none
+  double scale = 1;
+};
+
 /// y = f(x) Wᵀ + b, where f is the identity, or what a quantized engine does to the input first.
 struct Linear {
   at::Tensor weight;                                   ///< [out, in]
   at::Tensor bias;                                     ///< [out], or undefined
   std::function<at::Tensor(const at::Tensor&)> input;  ///< simulated input quantization; empty: none
+  Adapter adapter = {};                                ///< reads x itself, never quantized
 };
-at::Tensor apply(const Linear& linear, const at::Tensor& x);
+/// @param adapted  [rows, 1], 1 at rows that the adapter is for and 0 elsewhere; undefined: for none
+at::Tensor apply(const Linear& linear, const at::Tensor& x, const at::Tensor& adapted = {});
 
 struct Norm {
   at::Tensor weight;  ///< [channels]

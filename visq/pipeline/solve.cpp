@@ -168,6 +168,32 @@ void LayerSolver::fold_into_rows(const nn::RowRange& range, const at::Tensor& di
   smoothed.rewritten.emplace_back(bias, divided.to(stored.scalar_type()).to(at::kCPU));
 }
 
+// y += B (A x): A reads the smoothed input, and B writes to the rows that another linear's input took from.
+void LayerSolver::fold_into_adapters(const SmoothedLayer& smoothed, const LinearId& id,
+                                     std::vector<std::pair<std::string, at::Tensor>>& rewritten) const {
+  const at::Tensor scale = smoothed.scale_of({nn::group_of(spec_, layer_, id.role), id.expert});
+  const auto divisor = smoothed.divisors.find(id);
+  const std::string module = visq::format("{}layers.{}.{}", model_.spec().decoder_prefix, layer_,
+                                          nn::linear_path(spec_, layer_, id));
+  const auto rewrite = [&](const std::string& canonical, const auto& change) {
+    const std::string name = model_.names().source(canonical);
+    const at::Tensor stored = model_.checkpoint().tensor(name);
+    const at::Tensor wide = stored.to(model_.device(), at::kFloat, /*non_blocking=*/false, /*copy=*/true);
+    change(wide);
+    rewritten.emplace_back(name, wide.to(stored.scalar_type()).to(at::kCPU));
+  };
+  for (const AdapterSpec& adapter : model_.spec().adapters) {
+    if (scale.defined())
+      rewrite(visq::format("{}.lora_A.{}.weight", module, adapter.name),
+              [&](const at::Tensor& a) { a.mul_(scale); });
+    if (divisor != smoothed.divisors.end())
+      rewrite(visq::format("{}.lora_B.{}.weight", module, adapter.name), [&](const at::Tensor& b) {
+        const auto& [range, by] = divisor->second;
+        b.narrow(0, range.begin, range.count).div_(by.unsqueeze(1));
+      });
+  }
+}
+
 at::Tensor LayerSolver::smoothed_weight(const SmoothedLayer& smoothed, const LinearId& id) const {
   const at::Tensor scale = smoothed.scale_of({nn::group_of(spec_, layer_, id.role), id.expert});
   const auto divisor = smoothed.divisors.find(id);
@@ -225,6 +251,7 @@ SmoothedLayer LayerSolver::smooth(const Plan& plan) {
     }
     smoothed.scales.emplace(id, scale);
   }
+  for (const LinearId& id : nn::linears(spec_, layer_)) fold_into_adapters(smoothed, id, smoothed.rewritten);
   return smoothed;
 }
 
