@@ -91,7 +91,7 @@ def test_every_format_of_a_family_is_whole(visq, kind, tmp_path, monkeypatch):
         output = tensors(out / format)
         # Smoothing changes norms, and the routers and adapters behind them.
         changed = re.compile(r"_proj\b(?!.*lora)|norm" + (r"|mlp\.gate\.|\.lora_" if format not in ("fp8", "nvfp4") else ""))
-        tower = re.compile(r"vision_|visual|\.vision\.blocks")
+        tower = re.compile(r"vision_|visual")
         untouched = [name for name in source if not changed.search(name) or tower.search(name)]
         assert untouched and all(output[name] == source[name] for name in untouched)
         check_ledger(report, model)

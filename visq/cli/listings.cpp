@@ -12,27 +12,46 @@ std::string joined(const std::vector<std::string>& parts) {
   return visq::format("{}", fmt::join(parts, ", "));
 }
 
-void list_families(bool json) {
-  std::vector<std::string> formats;
-  for (const Preset& preset : presets()) formats.push_back(preset.name);
-  if (json) {
-    Json list = Json::array();
-    for (const Family& family : families())
-      list.push_back({{"family", family.name},
-                      {"architectures", family.architectures},
-                      {"checkpoints", family.checkpoints},
-                      {"formats", formats}});
-    visq::print("{}\n", list.dump(2));
-    return;
+enum class Style { text, markdown, json };
+
+std::string markdown_table(const std::vector<std::vector<std::string>>& rows) {
+  std::string table;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    table += visq::format("| {} |\n", fmt::join(rows[i], " | "));
+    if (i > 0) continue;
+    for (size_t column = 0; column < rows[i].size(); ++column) table += "|---";
+    table += "|\n";
   }
-  std::vector<std::vector<std::string>> rows = {
-      {"family", "config.json architecture", "checkpoints", "formats"}};
-  for (const Family& family : families())
-    rows.push_back({family.name, joined(family.architectures), family.checkpoints, joined(formats)});
-  visq::print("{}", format_table(rows));
+  return table;
 }
 
-void list_formats(bool json) {
+void print_table(const std::vector<std::vector<std::string>>& rows, Style style,
+                 const std::vector<size_t>& right_aligned = {}) {
+  visq::print("{}", style == Style::markdown ? markdown_table(rows) : format_table(rows, right_aligned));
+}
+
+void list_families(Style style) {
+  std::vector<std::string> formats;
+  for (const Preset& preset : presets()) formats.push_back(preset.name);
+  Json list = Json::array();
+  std::vector<std::vector<std::string>> rows = {
+      {"family", "checkpoints", "config.json architecture", "forward pass tested"}};
+  for (const Family& family : families()) {
+    rows.push_back(
+        {family.name, family.checkpoints, joined(family.architectures), reference_text(family.reference)});
+    list.push_back({{"family", family.name},
+                    {"architectures", family.architectures},
+                    {"checkpoints", family.checkpoints},
+                    {"formats", formats},
+                    {"tested", reference_text(family.reference)}});
+  }
+  if (style == Style::json) return visq::print("{}\n", list.dump(2));
+  print_table(rows, style);
+  visq::print("\nFormats of every family, each quantized, checked and evaluated in the tests: {}.\n",
+              joined(formats));
+}
+
+void list_formats(Style style) {
   Json list = Json::array();
   std::vector<std::vector<std::string>> rows = {
       {"format", "weights", "bits", "inputs", "solver", "layout", "read by", "when"}};
@@ -52,17 +71,18 @@ void list_formats(bool json) {
                     {"engines", engines},
                     {"when", preset.serves}});
   }
-  if (json)
-    visq::print("{}\n", list.dump(2));
-  else
-    visq::print("{}", format_table(rows, {2}));
+  if (style == Style::json) return visq::print("{}\n", list.dump(2));
+  print_table(rows, style, {2});
 }
 
-void add_listing(CLI::App& app, const char* name, const char* description, void (*list)(bool)) {
-  auto json = std::make_shared<bool>(false);
+void add_listing(CLI::App& app, const char* name, const char* description, void (*list)(Style)) {
+  auto json = std::make_shared<bool>(false), markdown = std::make_shared<bool>(false);
   CLI::App* command = app.add_subcommand(name, description);
-  command->add_flag("--json", *json, "as JSON");
-  command->callback([json, list] { list(*json); });
+  CLI::Option* as_json = command->add_flag("--json", *json, "as JSON");
+  command->add_flag("--markdown", *markdown, "as a table in Markdown")->excludes(as_json);
+  command->callback([json, markdown, list] {
+    list(*json ? Style::json : *markdown ? Style::markdown : Style::text);
+  });
 }
 
 }  // namespace

@@ -36,6 +36,11 @@ const std::vector<Family>& families() {
   return all;
 }
 
+const char* reference_text(Reference reference) {
+  return reference == Reference::transformers ? "every stage against transformers"
+                                              : "every stage against PyTorch; parts against transformers";
+}
+
 ModelSpec describe_model(const Json& config, const std::string& origin) {
   const auto names = get_or<std::vector<std::string>>(config, "architectures", {}, origin);
   const std::string architecture = names.empty() ? "" : names.front();

@@ -141,11 +141,19 @@ struct ModelSpec {
   std::vector<std::string> unquantized_roots;
 };
 
+/// What the forward pass of a family is held against in the tests, at every stage.
+enum class Reference {
+  transformers,  ///< the class of transformers
+  rewritten,     ///< plain PyTorch written from the family's description; its tower and decoder, transformers'
+};
+const char* reference_text(Reference reference);
+
 struct Family {
   std::string name;
   std::vector<std::string> architectures;  ///< config.json: architectures[0]
   std::string checkpoints;  ///< for people: "LLaVA 1.5 (llama, mistral, qwen2 text; CLIP, SigLIP towers)"
   ModelSpec (*describe)(const Json& config, const std::string& origin);
+  Reference reference = Reference::transformers;
 };
 
 /// All families, in the order they are listed to users.

@@ -60,6 +60,12 @@ ModelSpec describe(const Json& config, const std::string& origin) {
 
 }  // namespace
 
-Family phi3_v_family() { return {"phi3_v", {"Phi3VForCausalLM"}, "Phi-3-vision, Phi-3.5-vision", describe}; }
+Family phi3_v_family() {
+  return {"phi3_v",
+          {"Phi3VForCausalLM"},
+          "Phi-3-vision, Phi-3.5-vision",
+          describe,
+          Reference::rewritten};
+}
 
 }  // namespace visq

@@ -197,7 +197,8 @@ Family vila_family() {
   return {"vila",
           {"LlavaLlamaModel", "VILAForCausalLM"},
           "VILA 1.5, NVILA (llama, qwen2 text; SigLIP, CLIP towers)",
-          describe};
+          describe,
+          Reference::rewritten};
 }
 
 }  // namespace visq

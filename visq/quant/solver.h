@@ -23,7 +23,7 @@ struct SharedHeads {
 
 /// The output error of a linear whose weight is off by D, summed over the tokens of G = Σ x xᵀ: tr(D G Dᵀ) =
 /// Σ ‖D x‖².
-/// @param difference  f32 [out, in];  @param gram  f32 [in, in]
+/// @param difference  f32 [out, in];  @param gram  f32 [in, in], symmetric
 double gram_loss(const at::Tensor& difference, const at::Tensor& gram);
 
 /// SmoothQuant: s = clamp(a^α / w^(1−α), 1e-4, 1e4) (spec/quantization.md §6.2, where σ = 1/s).

@@ -1,0 +1,25 @@
+#!/usr/bin/env python3
+"""Fills the tables of README.md from the program: scripts/readme_tables.py build/visq [--check]"""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def filled(text, visq):
+    def fill(match):
+        table = subprocess.run([visq, *match["arguments"].split()], capture_output=True, text=True, check=True).stdout
+        return f"<!-- visq {match['arguments']} -->\n{table}<!-- end -->"
+
+    return re.sub(r"<!-- visq (?P<arguments>[\w -]+?) -->\n.*?<!-- end -->", fill, text, flags=re.DOTALL)
+
+
+if __name__ == "__main__":
+    before = README.read_text()
+    after = filled(before, sys.argv[1])
+    if "--check" in sys.argv:
+        sys.exit(0 if before == after else "README.md: its tables are not what the program prints; run scripts/readme_tables.py build/visq")
+    README.write_text(after)
