@@ -144,7 +144,7 @@ struct ModelSpec {
 /// What the forward pass of a family is held against in the tests, at every stage.
 enum class Reference {
   transformers,  ///< the class of transformers
-  rewritten,     ///< plain PyTorch written from the family's description; its tower and decoder, transformers'
+  rewritten,  ///< plain PyTorch written from the family's description; its tower and decoder, transformers'
 };
 const char* reference_text(Reference reference);
 

@@ -61,11 +61,7 @@ ModelSpec describe(const Json& config, const std::string& origin) {
 }  // namespace
 
 Family phi3_v_family() {
-  return {"phi3_v",
-          {"Phi3VForCausalLM"},
-          "Phi-3-vision, Phi-3.5-vision",
-          describe,
-          Reference::rewritten};
+  return {"phi3_v", {"Phi3VForCausalLM"}, "Phi-3-vision, Phi-3.5-vision", describe, Reference::rewritten};
 }
 
 }  // namespace visq
