@@ -39,7 +39,7 @@ at::Tensor run_layers(const Model& model, const std::vector<nn::DecoderLayer>& l
 }
 
 void print_greedy(const Model& model, const std::vector<nn::DecoderLayer>& layers, const Batch& prompt,
-                  int64_t count) {
+                  const std::vector<bool>& pictured, int64_t count) {
   const auto sequences = static_cast<int64_t>(prompt.offsets.size()) - 1;
   nn::KvCache cache;
   std::vector<std::vector<int64_t>> answers(static_cast<size_t>(sequences));
@@ -53,7 +53,7 @@ void print_greedy(const Model& model, const std::vector<nn::DecoderLayer>& layer
       positions.push_back(prompt.next_position[static_cast<size_t>(i)] + step);
       answers[static_cast<size_t>(i)].push_back(next.back());
     }
-    hidden = run_layers(model, layers, model.embed_next(next, positions), &cache, nullptr);
+    hidden = run_layers(model, layers, model.embed_next(next, positions, pictured), &cache, nullptr);
   }
   for (const auto& answer : answers) visq::print("{}\n", fmt::join(answer, " "));
 }
@@ -85,7 +85,9 @@ void run(const std::vector<std::string>& arguments) {
   add_slices(out, "merged", batch.hidden, batch.offsets);
   add_slices(out, "logits", model.logits(run_layers(model, layers, batch, nullptr, &out)), batch.offsets);
   write_safetensors(arguments[2], out);
-  if (generate > 0) print_greedy(model, layers, batch, generate);
+  std::vector<bool> pictured;
+  for (const EncodedSample& sample : samples) pictured.push_back(!sample.images.empty());
+  if (generate > 0) print_greedy(model, layers, batch, pictured, generate);
 }
 
 }  // namespace
