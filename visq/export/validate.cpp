@@ -43,8 +43,14 @@ Findings::Findings(Validation& validation, std::string id, std::string descripti
   result_ = &validation.rules.back();
 }
 
+std::string linear_name(const std::string& module) {
+  static const std::string kLevel = ".base_layer";
+  return module.ends_with(kLevel) ? module.substr(0, module.size() - kLevel.size()) : module;
+}
+
 bool reads_alone(const std::string& module) {
-  return module.ends_with("o_proj") || module.ends_with("down_proj") || module.ends_with("cross_attn.q_proj");
+  const std::string name = linear_name(module);
+  return name.ends_with("o_proj") || name.ends_with("down_proj") || name.ends_with("cross_attn.q_proj");
 }
 
 std::vector<std::vector<std::string>> ValidationContext::fused_groups() const {

@@ -140,7 +140,8 @@ bool multiplies_by_one_plus_weight(const std::string& model_type) {
 }
 
 // The scale that smoothing moved from a norm into the weights, norm_source / norm_output; undefined: none.
-at::Tensor folded_into_norm(const ValidationContext& context, const std::string& module) {
+at::Tensor folded_into_norm(const ValidationContext& context, const std::string& quantized) {
+  const std::string module = linear_name(quantized);
   const bool reads_images = module.ends_with("cross_attn.k_proj") || module.ends_with("cross_attn.v_proj");
   const bool attention = !reads_images && (module.ends_with("q_proj") || module.ends_with("k_proj") ||
                                            module.ends_with("v_proj"));
@@ -191,13 +192,14 @@ void check_values(const ValidationContext& context, Validation& validation) {
   std::map<std::string, at::Tensor> taken;  // of v and up rows, per block
   for (const char* pass : {"writers", "readers"})
     for (const std::string& module : context.modules) {
-      const bool writer = module.ends_with("v_proj") || module.ends_with("up_proj");
-      const bool reader = module.ends_with("o_proj") || module.ends_with("down_proj");
+      const std::string name = linear_name(module);
+      const bool writer = name.ends_with("v_proj") || name.ends_with("up_proj");
+      const bool reader = name.ends_with("o_proj") || name.ends_with("down_proj");
       if (reader != (pass == std::string("readers"))) continue;
       const at::Tensor value = QuantizedCheckpoint::effective_weight(context.quantized.read(module));
       at::Tensor reference = context.source->tensor(module + ".weight").to(at::kFloat);
       if (value.sizes() != reference.sizes()) continue;  // C1 names it
-      const std::string block = module.substr(0, module.rfind('.'));
+      const std::string block = name.substr(0, name.rfind('.'));
       if (smoothed) {
         if (const at::Tensor scale = folded_into_norm(context, module); scale.defined())
           reference = reference * scale;

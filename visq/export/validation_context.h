@@ -24,6 +24,9 @@ struct ValidationContext {
   std::vector<std::vector<std::string>> fused_groups() const;
 };
 
+/// The name of a linear that stands beside adapters without the level that they add: "X.base_layer" is X.
+std::string linear_name(const std::string& module);
+
 /// Whether no other linear reads a module's input: o_proj, down_proj, and the queries of cross-attention.
 bool reads_alone(const std::string& module);
 

@@ -55,7 +55,7 @@ std::string NameMap::router(const ModelSpec& spec, int64_t layer) const {
 
 std::string NameMap::attention(const ModelSpec& spec, int64_t layer) const {
   const std::string keys = module(spec, layer, nn::key_rows(spec.decoder).linear);
-  return keys.substr(0, keys.rfind('.'));
+  return keys.substr(0, keys.rfind("_attn.") + std::string("_attn").size());
 }
 
 }  // namespace visq
