@@ -261,6 +261,7 @@ std::map<std::pair<InputGroup, bool>, float> LayerSolver::input_scales(const Pla
   std::map<std::pair<InputGroup, bool>, float> scales;
   if (plan.scheme.input == InputFormat::none) return scales;
   for (const GroupId& id : nn::groups(spec_, layer_)) {
+    if (plan.find(layer_, nn::members(spec_, layer_, id).front()) == nullptr) continue;
     at::Tensor input_max = statistics_->of(id).abs_max();
     if (const at::Tensor scale = smoothed.scale_of(id); scale.defined()) input_max = input_max / scale;
     float& largest = scales[{id.group, id.expert != nn::kNoExpert}];
