@@ -125,7 +125,7 @@ TEST(Model, RefusesImageTokensWithoutFeatures) {
                                    none = {llava_sample({30, 1}, 0)};
   EXPECT_THROW(model.embed(few), Error);
   EXPECT_THROW(model.embed(none), Error);
-  EXPECT_THROW(model.embed_next({32}, {0}), Error);  // the embedding has 32 rows
+  EXPECT_THROW(model.embed_next({32}, {0}, {false}), Error);  // the embedding has 32 rows
 }
 
 /// @param columns  of tiles, for each image
