@@ -17,7 +17,7 @@ from phi4mm_model import Phi4MM  # noqa: E402
 from test_phi3_vision import make as make_phi3_vision  # noqa: E402
 from vila_models import Vila  # noqa: E402
 
-from formats import FORMATS  # noqa: E402
+from formats import DATA_FREE, FORMATS  # noqa: E402
 from test_quantize import tensors  # noqa: E402
 
 
@@ -109,6 +109,33 @@ def test_every_format_of_a_family_is_whole(visq, kind, tmp_path, monkeypatch):
     assert all(math.isfinite(row["perplexity"]) for row in rows)
     assert kl["int8_sq"] < kl["fp8"] < 0.5
     assert max(kl.values()) < 20 * kl["fp8"], kl
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_format_without_data_of_a_family_is_whole(visq, kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(toy, "WIDE", True)
+    make, *arguments = KINDS[kind]
+    made = make(*arguments)
+    model = toy.save(tmp_path / "model", made, "A") if isinstance(made, tuple) else made.save(tmp_path / "model")
+    out = tmp_path / "out"
+    visq("quantize", model, "-f", ",".join(DATA_FREE), "-o", out)
+
+    source = tensors(model)
+    for format in DATA_FREE:
+        result = visq.json("check", out / format, "--source", model)
+        assert result["passed"], [rule for rule in result["rules"] if rule["violations"]]
+        output = tensors(out / format)
+        quantized = {name.rsplit(".", 1)[0] for name in output if name not in source}
+        same = [name for name in source if output.get(name) == source[name]]
+        assert len(quantized) >= 7 and not any(name.rsplit(".", 1)[0] in quantized and name.endswith("weight") for name in same)
+        assert all(name in same for name in source if re.search(r"norm|embed|lm_head|vision|visual|projector", name))
+
+    data = write_data(tmp_path)
+    rows = visq.json("eval", *(out / format for format in DATA_FREE), "--against", model, "--data", data, "--max-new-tokens", 4)
+    kl = {row["format"]: row["mean_kl"] for row in rows[1:]}
+    assert list(kl) == DATA_FREE and all(math.isfinite(value) for value in kl.values())
+    assert 0 < kl["int8_wo"] < min(kl["fp8_pc_pt"], kl["fp8_pb_wo"], kl["w4a16"], kl["w4a16_nvfp4"])
+    assert max(kl["fp8_pc_pt"], kl["fp8_pb_wo"]) < 0.5, kl
 
 
 def test_without_images_the_layers_that_read_them_must_be_left_out(visq, tmp_path, monkeypatch):

@@ -26,6 +26,10 @@ def compressed_tensors_helpers():
 helpers = compressed_tensors_helpers()
 CONFIGS = {
     "fp8": mtq.FP8_DEFAULT_CFG,
+    "fp8_rows": mtq.FP8_PER_CHANNEL_PER_TOKEN_CFG,
+    "fp8_blocks": mtq.FP8_2D_BLOCKWISE_WEIGHT_ONLY_CFG,
+    "int8_wo": mtq.INT8_WEIGHT_ONLY_CFG,
+    "nvfp4_wo": mtq.W4A16_NVFP4_CFG,
     "int8": mtq.INT8_DEFAULT_CFG,
     "int4": mtq.INT4_BLOCKWISE_WEIGHT_ONLY_CFG,
     "nvfp4": mtq.NVFP4_DEFAULT_CFG,
@@ -121,8 +125,54 @@ def test_nvfp4_equals_modelopt(ours, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_int8_equals_modelopt(ours, name):
-    theirs = modelopt_export(weights()[name], "int8")
+def test_weight_only_nvfp4_has_the_same_weights(ours, name):
+    theirs = modelopt_export(weights()[name], "nvfp4_wo")
+    for part in ("scale_2", "scale", "codes"):
+        assert_same_bits(ours[f"{name}.nvfp4.{part}"], theirs[part])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_fp8_per_row_equals_modelopt(ours, name):
+    theirs = modelopt_export(weights()[name], "fp8_rows")
+    assert_same_bits(ours[f"{name}.fp8_rows.scale"], theirs["scale"])
+    assert_same_bits(ours[f"{name}.fp8_rows.codes"], theirs["codes"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_fp8_in_blocks_equals_modelopt(ours, name):
+    theirs = modelopt_export(weights()[name], "fp8_blocks")
+    scale = theirs["scale"].flatten()  # [row blocks, 1, column blocks, 1]; of one single block: a scalar
+    assert_same_bits(ours[f"{name}.fp8_blocks.scale"].flatten(), scale)
+    assert_same_bits(ours[f"{name}.fp8_blocks.codes"], theirs["codes"])
+
+
+def test_fp8_in_blocks_of_a_ragged_matrix(pack):
+    weight = weights()["student"].repeat(3, 1)[:, :384].contiguous()  # 192 rows: a block and a half
+    out = pack({"w": weight})
+    theirs = modelopt_export(weight, "fp8_blocks")
+    assert theirs["scale"].shape == (2, 1, 3, 1)
+    assert_same_bits(out["w.fp8_blocks.scale"], theirs["scale"].squeeze(3).squeeze(1))
+    assert_same_bits(out["w.fp8_blocks.codes"], theirs["codes"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_fp8_with_finer_scales_is_decoded(ours, name):
+    rows = ours[f"{name}.fp8_rows.codes"].float() * ours[f"{name}.fp8_rows.scale"][:, None]
+    assert_same_bits(ours[f"{name}.fp8_rows.deq"], rows)
+    codes = ours[f"{name}.fp8_blocks.codes"]
+    scale = ours[f"{name}.fp8_blocks.scale"].repeat_interleave(128, 0).repeat_interleave(128, 1)
+    assert_same_bits(ours[f"{name}.fp8_blocks.deq"], codes.float() * scale[: codes.shape[0], : codes.shape[1]])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_int8_words_equal_compressed_tensors(ours, name):
+    assert torch.equal(helpers.pack_to_int32(ours[f"{name}.int8.codes"], 8), ours[f"{name}.int8.words"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("preset", ["int8", "int8_wo"])
+def test_int8_equals_modelopt(ours, name, preset):
+    theirs = modelopt_export(weights()[name], preset)
     assert_same_bits(ours[f"{name}.int8.scale"], theirs["scale"])
     assert_same_bits(ours[f"{name}.int8.codes"], theirs["codes"])
 
@@ -218,9 +268,9 @@ def test_denormal_tensors_pack_to_finite_codes(pack):
     weight = torch.full((2, 128), 9.2e-41, dtype=BF16)
     out = pack({"w": weight})
     assert out["w.fp8.scale"] > 0 and out["w.nvfp4.scale_2"] > 0
-    for format in CONFIGS:
+    for format in ("fp8", "fp8_rows", "fp8_blocks", "int8", "int4", "nvfp4"):
         assert out[f"w.{format}.deq"].isfinite().all()
-    for format, codes in (("int8", "codes"), ("int4", "bytes")):
+    for format, codes in (("int8", "codes"), ("fp8_rows", "codes"), ("fp8_blocks", "codes"), ("int4", "bytes")):
         theirs = modelopt_export(weight, format)
         assert_same_bits(out[f"w.{format}.scale"], theirs["scale"])
         assert_same_bits(out[f"w.{format}.{codes}"], theirs["codes"])

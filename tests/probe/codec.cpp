@@ -21,7 +21,11 @@ void pack_all(const std::string& name, const at::Tensor& weight, Tensors& out) {
     out.emplace_back(name + "." + format + ".deq", visq::dequantize(packed));
   };
   add("fp8", visq::pack_fp8(weight));
-  add("int8", visq::pack_int8(weight));
+  add("fp8_rows", visq::pack_fp8_rows(weight));
+  add("fp8_blocks", visq::pack_fp8_blocks(weight));
+  const visq::PackedTensor int8 = visq::pack_int8(weight);
+  add("int8", int8);
+  out.emplace_back(name + ".int8.words", visq::int8_to_words(int8.codes));
   add("nvfp4", visq::pack_nvfp4(weight));
   const visq::PackedTensor int4 = visq::pack_int4(weight, 128);
   add("int4", int4);

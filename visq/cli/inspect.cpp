@@ -38,12 +38,12 @@ void run(const std::string& directory, bool json) {
     ++part.tensors;
     part.bytes += info.bytes();
     ++part.dtypes[std::string(safetensors_dtype(info.dtype))];
-    quantized_linears += name.ends_with(".weight_scale");
+    quantized_linears += name.ends_with(".weight_scale") || name.ends_with(".weight_scale_inv");
   }
   const nn::DecoderSpec& decoder = spec.decoder;
   const auto excluded =
       quantized ? get_or<std::vector<std::string>>(checkpoint.text_model().config.at("quantization_config"),
-                                                   "ignore", {}, directory)
+                                                   quantized->layout().exclude_key(), {}, directory)
                 : std::vector<std::string>{};
   if (json) {
     Json out = {{"family", spec.family},

@@ -54,19 +54,21 @@ void list_families(Style style) {
 void list_formats(Style style) {
   Json list = Json::array();
   std::vector<std::vector<std::string>> rows = {
-      {"format", "weights", "bits", "inputs", "solver", "layout", "read by", "when"}};
+      {"format", "weights", "bits", "inputs", "solver", "data", "layout", "read by", "when"}};
   for (const Preset& preset : presets()) {
     const std::string automatic = "auto";
     const Layout& layout = find_layout(automatic, preset);
     const std::vector<std::string> engines = layout.engines(preset.scheme);
     rows.push_back({preset.name, preset.weight, visq::format("{:.3g}", preset.scheme.bits_per_weight()),
-                    preset.input, solver_name(preset.scheme.solver), layout.name(), joined(engines),
+                    preset.input, solver_name(preset.scheme.solver),
+                    preset.scheme.needs_calibration() ? "needed" : "none", layout.name(), joined(engines),
                     preset.serves});
     list.push_back({{"format", preset.name},
                     {"weights", preset.weight},
                     {"bits_per_weight", preset.scheme.bits_per_weight()},
                     {"inputs", preset.input},
                     {"solver", solver_name(preset.scheme.solver)},
+                    {"needs_calibration", preset.scheme.needs_calibration()},
                     {"layout", layout.name()},
                     {"engines", engines},
                     {"when", preset.serves}});

@@ -12,7 +12,7 @@ namespace visq {
 namespace {
 
 struct Arguments {
-  std::string model, formats, out, layout = "auto", kv_cache = "fp8", calibration;
+  std::string model, formats, out, layout = "auto", kv_cache, calibration;
   std::vector<std::string> only, skip;
   int64_t samples = 512, seq_len = 2048;
   uint64_t max_shard_bytes = 5'000'000'000;
@@ -73,7 +73,7 @@ void run(const Arguments& arguments) {
   options.formats = split_list(arguments.formats, "--format");
   options.out = arguments.out;
   options.layout = arguments.layout;
-  options.kv_cache = parse_kv_cache(arguments.kv_cache);
+  if (!arguments.kv_cache.empty()) options.kv_cache = parse_kv_cache(arguments.kv_cache);
   options.only = arguments.only;
   options.skip = arguments.skip;
   options.force = arguments.force;
@@ -87,15 +87,20 @@ void run(const Arguments& arguments) {
   const Checkpoint checkpoint(options.checkpoint);
   if (checkpoint.text_model().config.contains("quantization_config"))
     fail("{}: is quantized already; give the original checkpoint", options.checkpoint.string());
-  const Model model(checkpoint, options.device,
-                    compute_dtype(arguments.compute.resolve_dtype(), options.device, checkpoint), {},
-                    arguments.compute.resolve_image_profile());
-  const std::vector<Plan> plans = make_plans(model, options);
+  const bool known =
+      find_family(checkpoint.config(), (options.checkpoint / "config.json").string()) != nullptr;
+  std::optional<Model> model;
+  if (known)
+    model.emplace(checkpoint, options.device,
+                  compute_dtype(arguments.compute.resolve_dtype(), options.device, checkpoint),
+                  Model::LinearLoader(), arguments.compute.resolve_image_profile());
+  const std::vector<Plan> plans = known ? make_plans(*model, options) : make_plans(checkpoint, options);
   if (arguments.dry_run) {
-    for (const Plan& plan : plans) visq::print("{}", describe_plan(plan, model));
+    for (const Plan& plan : plans) visq::print("{}", describe_plan(plan));
     return;
   }
-  const QuantizeResult result = quantize(model, plans, options);
+  const QuantizeResult result =
+      known ? quantize(*model, plans, options) : quantize(checkpoint, plans, options);
   if (arguments.json)
     print_json(result);
   else
@@ -126,13 +131,13 @@ void add_quantize_command(CLI::App& app) {
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
   command->add_flag("--text-only", arguments->text_only, "calibration data without images is meant so");
-  command
-      ->add_option("--kv-cache", arguments->kv_cache,
-                   "format of the KV cache: fp8 (calibrated scales) or none")
-      ->capture_default_str();
+  command->add_option(
+      "--kv-cache", arguments->kv_cache,
+      "format of the KV cache: fp8 (calibrated scales) or none; default: fp8, but none without --calib "
+      "and a format that needs it");
   command
       ->add_option("--layout", arguments->layout,
-                   "auto (the one that most engines read), modelopt, compressed-tensors")
+                   "auto (the one that most engines read), modelopt, compressed-tensors, hf-fp8")
       ->capture_default_str();
   command->add_option("--only", arguments->only,
                       "quantize only linears whose name matches this glob (repeatable)");

@@ -1,5 +1,5 @@
-// The compressed-tensors layout of the two integer formats (spec/export.md §5): what vLLM and SGLang read for
-// INT8 and INT4.
+// The compressed-tensors layout (spec/export.md §5): what vLLM and SGLang read for INT8 and INT4, and all
+// engines for FP8 per row.
 #include <ATen/ATen.h>
 
 #include <set>
@@ -9,22 +9,51 @@
 namespace visq {
 namespace {
 
-bool is_held(const Scheme& scheme) {
-  return scheme == find_preset("int8_sq").scheme || scheme == find_preset("int4_awq").scheme;
+// What the layout holds, and who reads it (spec/export.md §2, §7.5).
+struct Held {
+  const char* preset;
+  std::vector<std::string> engines;
+};
+
+const std::vector<Held>& held() {
+  static const std::vector<Held> all = {
+      {"int8_sq", {"vllm", "sglang"}},
+      {"int4_awq", {"vllm", "sglang"}},
+      {"fp8_pc_pt", {"vllm", "sglang", "tensorrt-llm"}},
+      {"int8_wo", {"vllm", "sglang"}},
+      {"w4a16", {"vllm", "sglang"}},  // as int4_awq; `producer` tells them apart
+      {"w4a16_nvfp4", {"vllm"}}};
+  return all;
+}
+
+const Held* find_held(const Scheme& scheme) {
+  for (const Held& held_preset : held())
+    if (find_preset(held_preset.preset).scheme == scheme) return &held_preset;
+  return nullptr;
 }
 
 // Only keys that old readers know: unknown ones are refused (§5.1).
 Json weight_arguments(const Scheme& scheme) {
-  if (scheme.weight == Codec::int8)
-    return {
-        {"num_bits", 8}, {"type", "int"}, {"symmetric", true}, {"strategy", "channel"}, {"dynamic", false}};
-  return {{"num_bits", 4},       {"type", "int"},    {"symmetric", true},
-          {"strategy", "group"}, {"dynamic", false}, {"group_size", scheme.block}};
+  const bool is_float = scheme.weight == Codec::fp8_rows || scheme.weight == Codec::nvfp4;
+  Json arguments = {{"num_bits", scheme.block > 0 ? 4 : 8},
+                    {"type", is_float ? "float" : "int"},
+                    {"symmetric", true},
+                    {"strategy", scheme.block == 0               ? "channel"
+                                 : scheme.weight == Codec::nvfp4 ? "tensor_group"
+                                                                 : "group"},
+                    {"dynamic", false}};
+  if (scheme.block > 0) arguments["group_size"] = scheme.block;
+  return arguments;
 }
 
 Json input_arguments(const Scheme& scheme) {
   if (scheme.input == InputFormat::none) return nullptr;
-  return {{"num_bits", 8}, {"type", "int"}, {"symmetric", true}, {"strategy", "tensor"}, {"dynamic", false}};
+  const bool per_token = scheme.input == InputFormat::fp8_tokens;
+  return {{"num_bits", 8},
+          {"type", per_token ? "float" : "int"},
+          {"symmetric", true},
+          {"strategy", per_token ? "token" : "tensor"},
+          {"dynamic", per_token}};
 }
 
 // Whether a configuration says what we would have written, further keys aside.
@@ -38,8 +67,23 @@ bool says(const Json& config, const std::string& key, const Json& arguments) {
 }
 
 const char* format_of(const Scheme& scheme) {
-  return scheme.weight == Codec::int4 ? "pack-quantized" : "int-quantized";
+  switch (scheme.weight) {
+    case Codec::fp8_e4m3:
+    case Codec::fp8_rows:
+    case Codec::fp8_blocks:
+      return "float-quantized";
+    case Codec::nvfp4:
+      return "nvfp4-pack-quantized";
+    case Codec::int8:
+      if (scheme.input == InputFormat::int8) return "int-quantized";
+      break;
+    case Codec::int4:
+      break;
+  }
+  return "pack-quantized";
 }
+
+bool is_packed(const Scheme& scheme) { return format_of(scheme) == std::string("pack-quantized"); }
 
 std::string escape_dots(const std::string& name) {
   std::string escaped;
@@ -67,9 +111,10 @@ std::vector<std::string> ignore_list(const ExportSummary& summary) {
 class CompressedTensorsLayout final : public Layout {
  public:
   const char* name() const override { return "compressed-tensors"; }
-  bool holds(const Scheme& scheme) const override { return is_held(scheme); }
+  bool holds(const Scheme& scheme) const override { return find_held(scheme) != nullptr; }
   std::vector<std::string> engines(const Scheme& scheme) const override {
-    return is_held(scheme) ? std::vector<std::string>{"vllm", "sglang"} : std::vector<std::string>{};
+    const Held* found = find_held(scheme);
+    return found != nullptr ? found->engines : std::vector<std::string>{};
   }
   at::ScalarType scale_dtype(at::ScalarType source_dtype) const override { return source_dtype; }
 
@@ -77,24 +122,40 @@ class CompressedTensorsLayout final : public Layout {
     const std::string& m = linear.module;
     const int64_t n = linear.rows, k = linear.columns;
     const at::ScalarType dtype = linear.source_dtype;
+    const Scheme& scheme = linear.scheme;
     std::vector<LayoutTensor> list;
-    if (linear.scheme.weight == Codec::int8) {
-      list.push_back(
-          {{m + ".weight", at::kChar, {n, k}}, [](const PackedLinear& p) { return p.weight.codes; }});
-      list.push_back({{m + ".weight_scale", dtype, {n, 1}},
-                      [dtype](const PackedLinear& p) { return p.weight.scale.unsqueeze(1).to(dtype); }});
-      list.push_back({{m + ".input_scale", dtype, {1}}, [dtype](const PackedLinear& p) {
-                        return scalar_tensor(p.input_scale.value(), dtype, {1});
-                      }});
-    } else {
-      list.push_back({{m + ".weight_packed", at::kInt, {n, k / 8}},
-                      [](const PackedLinear& p) { return int4_to_words(p.weight.codes); }});
-      list.push_back({{m + ".weight_scale", dtype, {n, k / linear.scheme.block}},
-                      [dtype](const PackedLinear& p) { return p.weight.scale.to(dtype); }});
-      list.push_back({{m + ".weight_shape", at::kLong, {2}}, [n, k](const PackedLinear&) {
-                        return at::tensor({n, k}, at::kLong);
-                      }});
+    const auto add = [&](const char* suffix, at::ScalarType type, std::vector<int64_t> shape,
+                         std::function<at::Tensor(const PackedLinear&)> value) {
+      list.push_back({{m + suffix, type, std::move(shape)}, std::move(value)});
+    };
+    const auto codes = [](const PackedLinear& p) { return p.weight.codes; };
+    if (scheme.weight == Codec::nvfp4) {
+      add(".weight_packed", at::kByte, {n, k / 2}, codes);
+      add(".weight_scale", at::kFloat8_e4m3fn, {n, k / scheme.block},
+          [](const PackedLinear& p) { return p.weight.scale; });
+      add(".weight_global_scale", at::kFloat, {1},
+          [](const PackedLinear& p) { return p.weight.scale_2.reciprocal().view({1}); });
+      return list;
     }
+    if (!is_packed(scheme))
+      add(".weight", scheme.weight == Codec::int8 ? at::kChar : at::kFloat8_e4m3fn, {n, k}, codes);
+    else if (scheme.weight == Codec::int8)
+      add(".weight_packed", at::kInt, {n, k / 4},
+          [](const PackedLinear& p) { return int8_to_words(p.weight.codes); });
+    else
+      add(".weight_packed", at::kInt, {n, k / 8},
+          [](const PackedLinear& p) { return int4_to_words(p.weight.codes); });
+    const int64_t blocks = scheme.block > 0 ? k / scheme.block : 1;
+    add(".weight_scale", dtype, {n, blocks}, [=](const PackedLinear& p) {
+      return p.weight.scale.view({n, blocks}).to(dtype);
+    });
+    if (is_packed(scheme))
+      add(".weight_shape", at::kLong, {2}, [=](const PackedLinear&) {
+        return at::tensor({n, k}, at::kLong);
+      });
+    if (scheme.has_input_scale())
+      add(".input_scale", dtype, {1},
+          [=](const PackedLinear& p) { return scalar_tensor(p.input_scale.value(), dtype, {1}); });
     return list;
   }
 
@@ -120,6 +181,7 @@ class CompressedTensorsLayout final : public Layout {
                                    {"strategy", "tensor"},
                                    {"dynamic", false}};
     config["global_compression_ratio"] = nullptr;
+    config["producer"] = {{"name", "visq"}, {"preset", preset_of(summary.scheme).name}};
     return config;
   }
 
@@ -131,13 +193,16 @@ class CompressedTensorsLayout final : public Layout {
                         : KvCacheFormat::none;
     const auto format = require<std::string>(config, "format", origin);
     const auto groups = require<Json>(config, "config_groups", origin);
-    for (const char* preset : {"int8_sq", "int4_awq"}) {
-      const Scheme& scheme = find_preset(preset).scheme;
+    const Held* found = nullptr;
+    for (const Held& candidate : held()) {
+      const Scheme& scheme = find_preset(candidate.preset).scheme;
       if (format == format_of(scheme) && groups.size() == 1 &&
           says(groups.front(), "weights", weight_arguments(scheme)) &&
-          says(groups.front(), "input_activations", input_arguments(scheme)))
-        return std::pair{scheme, kv};
+          says(groups.front(), "input_activations", input_arguments(scheme)) &&
+          (found == nullptr || candidate.preset == named_preset(config)))
+        found = &candidate;
     }
+    if (found != nullptr) return std::pair{find_preset(found->preset).scheme, kv};
     fail("{}: this compressed-tensors scheme ({}) is not one that visq reads", origin, format);
   }
 
@@ -151,21 +216,40 @@ class CompressedTensorsLayout final : public Layout {
     PackedTensor& packed = linear.weight;
     packed.codec = scheme.weight;
     packed.block = scheme.block;
+    const std::string codes =
+        module + (is_packed(scheme) || scheme.weight == Codec::nvfp4 ? ".weight_packed" : ".weight");
     const std::string scale = module + ".weight_scale";
-    const at::ScalarType scale_dtype = checkpoint.info(scale).dtype;
-    if (scheme.weight == Codec::int8) {
-      packed.codes = read_checked(checkpoint, module + ".weight", at::kChar, {-1, -1});
-      packed.scale =
-          read_checked(checkpoint, scale, scale_dtype, {packed.codes.size(0), 1}).to(at::kFloat).squeeze(1);
-      linear.input_scale = read_scale(checkpoint, module + ".input_scale");
-    } else {
-      packed.codes = int4_from_words(read_checked(checkpoint, module + ".weight_packed", at::kInt, {-1, -1}));
-      const int64_t blocks = packed.codes.size(1) / scheme.block;
-      packed.scale =
-          read_checked(checkpoint, scale, scale_dtype, {packed.codes.size(0), blocks}).to(at::kFloat);
+    switch (scheme.weight) {
+      case Codec::nvfp4:
+        packed.codes = read_checked(checkpoint, codes, at::kByte, {-1, -1});
+        packed.rows = packed.codes.size(0);
+        packed.columns = packed.codes.size(1) * 2;
+        packed.scale =
+            read_checked(checkpoint, scale, at::kFloat8_e4m3fn, {packed.rows, packed.columns / scheme.block});
+        packed.scale_2 =
+            scalar_tensor(1 / read_scale(checkpoint, module + ".weight_global_scale"), at::kFloat, {});
+        return linear;
+      case Codec::int4:
+        packed.codes = int4_from_words(read_checked(checkpoint, codes, at::kInt, {-1, -1}));
+        break;
+      case Codec::int8:
+        packed.codes = is_packed(scheme)
+                           ? int8_from_words(read_checked(checkpoint, codes, at::kInt, {-1, -1}))
+                           : read_checked(checkpoint, codes, at::kChar, {-1, -1});
+        break;
+      case Codec::fp8_e4m3:
+      case Codec::fp8_rows:
+      case Codec::fp8_blocks:
+        packed.codes = read_checked(checkpoint, codes, at::kFloat8_e4m3fn, {-1, -1});
+        break;
     }
     packed.rows = packed.codes.size(0);
     packed.columns = packed.codes.size(1);
+    const int64_t blocks = scheme.block > 0 ? packed.columns / scheme.block : 1;
+    packed.scale =
+        read_checked(checkpoint, scale, checkpoint.info(scale).dtype, {packed.rows, blocks}).to(at::kFloat);
+    if (scheme.block == 0) packed.scale = packed.scale.squeeze(1);
+    if (scheme.has_input_scale()) linear.input_scale = read_scale(checkpoint, module + ".input_scale");
     return linear;
   }
 };

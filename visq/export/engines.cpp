@@ -2,6 +2,8 @@
 
 #include <fnmatch.h>
 
+#include <algorithm>
+
 #include "visq/core/error.h"
 
 namespace visq {
@@ -127,7 +129,8 @@ Engine parse_engine(const std::string& name) {
 }
 
 bool engine_excludes(Engine engine, const std::vector<std::string>& entries, const std::string& module,
-                     const std::string& model_type) {
+                     const std::string& model_type, bool whole_names) {
+  if (whole_names) return std::ranges::find(entries, module) != entries.end();
   const Renames& renames = renames_of(engine, model_type);
   const std::string name = rename(module, renames);
   for (const std::string& entry : entries) {

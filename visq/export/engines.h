@@ -17,7 +17,8 @@ Engine parse_engine(const std::string& name);
 /// @param entries      exclude_modules / ignore as written in the configuration
 /// @param model_type   config.json: decides the engine's renaming of modules
 /// @throws Error when an entry is a regular expression of a kind that visq does not judge
+/// @param whole_names  the layout's entries stand for one module each (Layout::excludes_whole_names)
 bool engine_excludes(Engine engine, const std::vector<std::string>& entries, const std::string& module,
-                     const std::string& model_type);
+                     const std::string& model_type, bool whole_names = false);
 
 }  // namespace visq

@@ -3,7 +3,8 @@
 namespace visq {
 
 const std::vector<const Layout*>& layouts() {
-  static const std::vector<const Layout*> all = {&modelopt_layout(), &compressed_tensors_layout()};
+  static const std::vector<const Layout*> all = {&modelopt_layout(), &compressed_tensors_layout(),
+                                                 &hf_fp8_layout()};
   return all;
 }
 

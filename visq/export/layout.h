@@ -37,6 +37,9 @@ struct ExportSummary {
       unquantized_roots;  ///< subtrees (towers, projectors, head), every naming generation
   std::vector<std::string>
       unquantized_linears;  ///< decoder linears left out by the recipe, every naming generation
+  /// All linears that are not quantized, wherever they are, by their whole names in every naming generation:
+  /// for layouts whose readers compare whole names.
+  std::vector<std::string> other_linears;
 };
 
 /// One tensor of a quantized linear: its place in the plan and how to get its value.
@@ -63,6 +66,10 @@ class Layout {
   virtual KvTensors kv_tensors(const std::string& attention_module, at::ScalarType source_dtype) const = 0;
   /// The value of config.json's "quantization_config".
   virtual Json quantization_config(const ExportSummary& summary) const = 0;
+  /// The key of quantization_config that lists what is not quantized.
+  virtual const char* exclude_key() const { return "ignore"; }
+  /// Entries of that list stand for the module of this name alone, whatever the engine.
+  virtual bool excludes_whole_names() const { return false; }
   /// Further files: name and content.
   virtual std::vector<std::pair<std::string, Json>> extra_files(const ExportSummary&) const { return {}; }
 
@@ -78,6 +85,7 @@ class Layout {
 
 const Layout& modelopt_layout();
 const Layout& compressed_tensors_layout();
+const Layout& hf_fp8_layout();
 const std::vector<const Layout*>& layouts();
 
 /// @param name  "auto" (the layout that the most engines read), or a layout's name

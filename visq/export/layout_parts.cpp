@@ -30,6 +30,13 @@ float read_scale(const Checkpoint& checkpoint, const std::string& name) {
   return value;
 }
 
+std::string named_preset(const Json& quantization_config) {
+  const auto producer = quantization_config.find("producer");
+  if (producer == quantization_config.end() || !producer->is_object()) return "";
+  const auto preset = producer->find("preset");
+  return preset != producer->end() && preset->is_string() ? preset->get<std::string>() : "";
+}
+
 at::Tensor scalar_tensor(float value, at::ScalarType dtype, at::IntArrayRef shape) {
   return at::full(shape, value, at::kFloat).to(dtype);
 }

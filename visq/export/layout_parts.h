@@ -11,6 +11,13 @@ at::Tensor read_checked(const Checkpoint& checkpoint, const std::string& name, a
 /// A scale of one element, any floating dtype and shape. @throws Error unless it is finite and positive
 float read_scale(const Checkpoint& checkpoint, const std::string& name);
 
+/// The preset that a configuration of ours names beside its producer; "": it does not say. Presets that
+/// differ in their solver alone look alike otherwise.
+std::string named_preset(const Json& quantization_config);
+
+/// Blocks of 128 that cover an extent.
+inline int64_t blocks_of(int64_t extent) { return (extent + kFp8Block - 1) / kFp8Block; }
+
 /// f32 scalar as a tensor of `shape` ([] or [1]) and dtype.
 at::Tensor scalar_tensor(float value, at::ScalarType dtype, at::IntArrayRef shape);
 

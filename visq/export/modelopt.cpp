@@ -22,6 +22,11 @@ const std::vector<Algorithm>& algorithms() {
       {"int4_awq", "W4A16_AWQ", {"tensorrt-llm"}},
       {"w4a8_awq", "W4A8_AWQ", {"tensorrt-llm"}},
       {"nvfp4", "NVFP4", {"vllm", "sglang", "tensorrt-llm"}},
+      {"fp8_pc_pt", "FP8_PER_CHANNEL_PER_TOKEN", {"vllm", "tensorrt-llm"}},
+      {"fp8_pb_wo", "fp8_pb_wo", {"vllm", "tensorrt-llm"}},  // TensorRT-LLM wants it in lower case (§7.2)
+      {"int8_wo", "W8A16", {"tensorrt-llm"}},
+      {"w4a16", "W4A16_AWQ", {"tensorrt-llm"}},  // as int4_awq; `producer` tells them apart
+      {"w4a16_nvfp4", "W4A16_NVFP4", {"vllm", "sglang"}},
   };
   return all;
 }
@@ -35,7 +40,7 @@ const Algorithm& algorithm_of(const Scheme& scheme) {
 
 // Keys that both configurations carry for blockwise formats.
 void add_block_keys(Json& config, const Scheme& scheme) {
-  if (scheme.block == 0) return;
+  if (scheme.weight != Codec::int4 && scheme.weight != Codec::nvfp4) return;
   config["group_size"] = scheme.block;
   if (scheme.weight == Codec::int4) {
     config["has_zero_point"] = false;
@@ -80,6 +85,15 @@ class ModelOptLayout final : public Layout {
         add(".weight", at::kFloat8_e4m3fn, {n, k}, codes);
         add(".weight_scale", at::kFloat, {}, scale);
         break;
+      case Codec::fp8_rows:
+        add(".weight", at::kFloat8_e4m3fn, {n, k}, codes);
+        add(".weight_scale", at::kFloat, {n}, scale);
+        break;
+      case Codec::fp8_blocks:
+        add(".weight", at::kFloat8_e4m3fn, {n, k}, codes);
+        add(".weight_scale", at::kFloat, {blocks_of(n), 1, blocks_of(k), 1},
+            [](const PackedLinear& p) { return p.weight.scale.unsqueeze(1).unsqueeze(3); });
+        break;
       case Codec::int8:
         add(".weight", at::kChar, {n, k}, codes);
         add(".weight_scale", at::kFloat, {n}, scale);
@@ -98,12 +112,12 @@ class ModelOptLayout final : public Layout {
     if (scheme.fp8_second_stage)
       add(".weight_scale_2", at::kFloat, {},
           [](const PackedLinear& p) { return scalar_tensor(p.second_scale.value(), at::kFloat, {}); });
-    if (scheme.input != InputFormat::none)
+    if (scheme.has_input_scale())
       add(".input_scale", at::kFloat, {},
           [](const PackedLinear& p) { return scalar_tensor(p.input_scale.value(), at::kFloat, {}); });
     // All smoothing is folded; the factors are ones where a loader insists on the tensor (spec/export.md
     // §3.4, §7.5).
-    if (scheme.weight == Codec::int8 || (scheme.weight == Codec::int4 && linear.standalone))
+    if (scheme.solver == Solver::smoothquant || (scheme.weight == Codec::int4 && linear.standalone))
       add(".pre_quant_scale", linear.source_dtype, {k},
           [dtype = linear.source_dtype, k](const PackedLinear&) { return at::ones({k}, dtype); });
     return list;
@@ -121,14 +135,16 @@ class ModelOptLayout final : public Layout {
       Json arguments = {
           {"dynamic", false}, {"num_bits", scheme.weight == Codec::nvfp4 ? 4 : 8}, {"type", "float"}};
       if (scheme.block > 0) arguments["group_size"] = scheme.block;
-      config["config_groups"]["group_0"] = {
-          {"input_activations", arguments}, {"weights", arguments}, {"targets", {"Linear"}}};
+      config["config_groups"]["group_0"] = {{"weights", arguments}, {"targets", {"Linear"}}};
+      if (scheme.input != InputFormat::none)
+        config["config_groups"]["group_0"]["input_activations"] = arguments;
     }
     config["ignore"] = exclude_modules(summary);
     config["quant_algo"] = algorithm_of(scheme).name;
     if (summary.kv_cache == KvCacheFormat::fp8)
       config["kv_cache_scheme"] = {{"dynamic", false}, {"num_bits", 8}, {"type", "float"}};
-    config["producer"] = {{"name", "modelopt"}, {"version", kProducerVersion}};
+    config["producer"] = {
+        {"name", "modelopt"}, {"version", kProducerVersion}, {"preset", preset_of(scheme).name}};
     config["quant_method"] = "modelopt";
     // Not written by ModelOpt, but readers of config.json alone cannot build the layer without them (§3.3).
     add_block_keys(config, scheme);
@@ -152,10 +168,12 @@ class ModelOptLayout final : public Layout {
     if (get_or<std::string>(config, "quant_method", "", origin) != "modelopt") return std::nullopt;
     const auto algo = require<std::string>(config, "quant_algo", origin);
     const bool fp8_kv = config.contains("kv_cache_scheme") && config.at("kv_cache_scheme").is_object();
+    const Algorithm* found = nullptr;
     for (const Algorithm& algorithm : algorithms())
-      if (algo == algorithm.name)
-        return std::pair{find_preset(algorithm.preset).scheme,
-                         fp8_kv ? KvCacheFormat::fp8 : KvCacheFormat::none};
+      if (algo == algorithm.name && (found == nullptr || algorithm.preset == named_preset(config)))
+        found = &algorithm;
+    if (found != nullptr)
+      return std::pair{find_preset(found->preset).scheme, fp8_kv ? KvCacheFormat::fp8 : KvCacheFormat::none};
     fail("{}: quant_algo '{}' is not one that visq reads", origin, algo);
   }
 
@@ -175,6 +193,16 @@ class ModelOptLayout final : public Layout {
         packed.codes = read_checked(checkpoint, weight, at::kFloat8_e4m3fn, {-1, -1});
         packed.scale = scalar_tensor(read_scale(checkpoint, scale), at::kFloat, {});
         break;
+      case Codec::fp8_rows:
+        packed.codes = read_checked(checkpoint, weight, at::kFloat8_e4m3fn, {-1, -1});
+        packed.scale = read_checked(checkpoint, scale, at::kFloat, {packed.codes.size(0)});
+        break;
+      case Codec::fp8_blocks: {
+        packed.codes = read_checked(checkpoint, weight, at::kFloat8_e4m3fn, {-1, -1});
+        const int64_t down = blocks_of(packed.codes.size(0)), across = blocks_of(packed.codes.size(1));
+        packed.scale = read_checked(checkpoint, scale, at::kFloat, {down, 1, across, 1}).view({down, across});
+        break;
+      }
       case Codec::int8:
         packed.codes = read_checked(checkpoint, weight, at::kChar, {-1, -1});
         packed.scale = read_checked(checkpoint, scale, at::kFloat, {packed.codes.size(0)});
@@ -194,8 +222,7 @@ class ModelOptLayout final : public Layout {
     packed.rows = packed.codes.size(0);
     packed.columns = packed.codes.size(1) * (scheme.weight == Codec::nvfp4 ? 2 : 1);
     if (scheme.fp8_second_stage) linear.second_scale = read_scale(checkpoint, module + ".weight_scale_2");
-    if (scheme.input != InputFormat::none)
-      linear.input_scale = read_scale(checkpoint, module + ".input_scale");
+    if (scheme.has_input_scale()) linear.input_scale = read_scale(checkpoint, module + ".input_scale");
     if (checkpoint.contains(module + ".pre_quant_scale"))
       linear.pre_quant_scale = checkpoint.tensor(module + ".pre_quant_scale");
     return linear;

@@ -7,9 +7,8 @@
 #include "visq/export/validation_context.h"
 
 namespace visq {
-namespace {
 
-std::vector<std::string> modules_with_matrix(const Checkpoint& checkpoint) {
+std::vector<std::string> linear_modules(const Checkpoint& checkpoint) {
   std::vector<std::string> names = checkpoint.names(), modules;
   std::ranges::copy(checkpoint.stacked_names(), std::back_inserter(names));
   for (const std::string& name : names) {
@@ -25,9 +24,11 @@ std::vector<std::string> modules_with_matrix(const Checkpoint& checkpoint) {
   return modules;
 }
 
-std::vector<std::string> exclude_entries(const Checkpoint& output) {
+namespace {
+
+std::vector<std::string> exclude_entries(const Checkpoint& output, const Layout& layout) {
   const CheckpointPart& part = output.text_model();
-  return get_or<std::vector<std::string>>(part.config.at("quantization_config"), "ignore", {},
+  return get_or<std::vector<std::string>>(part.config.at("quantization_config"), layout.exclude_key(), {},
                                           (part.directory / "config.json").string());
 }
 
@@ -76,12 +77,12 @@ Validation validate(const Checkpoint& output, const Checkpoint* source, const st
   if (!quantized)
     fail("{}: is not quantized: config.json has no quantization_config", output.directory().string());
   ValidationContext context{
-      output, source, *quantized, engines, {}, modules_with_matrix(source ? *source : output), {}, {}};
+      output, source, *quantized, engines, {}, linear_modules(source ? *source : output), {}, {}};
   const CheckpointPart& part = output.text_model();
   context.model_type =
       get_or<std::string>(part.config, "model_type", "", (part.directory / "config.json").string());
-  context.exclude = exclude_entries(output);
-  for (const std::string& module : modules_with_matrix(output))
+  context.exclude = exclude_entries(output, quantized->layout());
+  for (const std::string& module : linear_modules(output))
     if (quantized->is_quantized(module)) context.modules.insert(module);
 
   Validation validation;

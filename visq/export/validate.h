@@ -22,6 +22,12 @@ struct Validation {
   bool passed() const;
 };
 
+/// Modules with a matrix, by their names in the files, embeddings aside; stacked experts one by one.
+std::vector<std::string> linear_modules(const Checkpoint& checkpoint);
+
+/// Whether no other linear reads a module's input: o_proj, down_proj, and the queries of cross-attention.
+bool reads_alone(const std::string& module);
+
 /// @param source   the original checkpoint; null: rules that compare with it are skipped
 /// @param engines  which engines the checkpoint is meant for
 Validation validate(const Checkpoint& output, const Checkpoint* source, const std::vector<Engine>& engines);

@@ -124,7 +124,8 @@ void check_engine_excludes(const ValidationContext& context, Validation& validat
     for (const std::string& module : context.linears) {
       if (!context.output.in_text_model(module)) continue;  // the list is the text model's own
       const bool excluded =
-          engine_excludes(engine, context.exclude, context.output.name_in_part(module), context.model_type);
+          engine_excludes(engine, context.exclude, context.output.name_in_part(module), context.model_type,
+                          context.quantized.layout().excludes_whole_names());
       const bool quantized = context.modules.contains(module);
       findings.expect(excluded != quantized, "{}: '{}' is {}quantized, but the exclude list {} it",
                       engine_name(engine), module, quantized ? "" : "not ",
@@ -163,9 +164,11 @@ void check_names(const ValidationContext& context, Validation& validation) {
         findings.expect(output.contains(name) || context.modules.contains(parent_of(name)) ||
                             unstacked.contains(name) || is_tied_alias(*context.source, name),
                         "tensor '{}' of the source is missing", name);
-      static const std::set<std::string> kSuffixes = {"weight",         "weight_packed", "weight_scale",
-                                                      "weight_scale_2", "weight_shape",  "input_scale",
-                                                      "k_scale",        "v_scale",       "pre_quant_scale"};
+      static const std::set<std::string> kSuffixes = {
+          "weight",         "weight_packed",    "weight_scale",
+          "weight_scale_2", "weight_scale_inv", "weight_global_scale",
+          "weight_shape",   "input_scale",      "k_scale",
+          "v_scale",        "pre_quant_scale"};
       for (const std::string& name : output.names())
         if (!context.source->contains(name))
           findings.expect(kSuffixes.contains(name.substr(name.rfind('.') + 1)), "tensor '{}' is not known",
@@ -226,9 +229,11 @@ void check_shapes(const ValidationContext& context, Validation& validation) {
       const PackedTensor weight = context.quantized.read(module).weight;
       linear.rows = weight.rows;
       linear.columns = weight.columns;
-      linear.source_dtype = context.output.contains(module + ".pre_quant_scale")
-                                ? context.output.info(module + ".pre_quant_scale").dtype
-                                : context.output.info(module + ".weight_scale").dtype;
+      for (const char* scale : {".pre_quant_scale", ".weight_scale"})  // where either has it
+        if (context.output.contains(module + scale)) {
+          linear.source_dtype = context.output.info(module + scale).dtype;
+          break;
+        }
     }
     findings.expect(scheme.block == 0 || linear.columns % scheme.block == 0,
                     "'{}' has {} columns, not a multiple of the block of {}", module, linear.columns,

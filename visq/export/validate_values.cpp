@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "visq/core/error.h"
+#include "visq/export/layout_parts.h"
 #include "visq/export/validation_context.h"
 
 namespace visq {
@@ -18,6 +19,8 @@ double number(const at::Tensor& tensor) { return tensor.to(at::kDouble).item<dou
 double error_bound(const Scheme& scheme) {
   switch (scheme.weight) {
     case Codec::fp8_e4m3:
+    case Codec::fp8_rows:
+    case Codec::fp8_blocks:
       return 0.05;
     case Codec::int8:
       return 0.06;
@@ -29,10 +32,27 @@ double error_bound(const Scheme& scheme) {
   return 0;
 }
 
+// uint8 [rows, columns] → of each block of 128 × 128.
+at::Tensor largest_in_blocks(const at::Tensor& codes) {
+  const int64_t down = blocks_of(codes.size(0)), across = blocks_of(codes.size(1));
+  const at::Tensor padded = at::constant_pad_nd(
+      codes, {0, across * kFp8Block - codes.size(1), 0, down * kFp8Block - codes.size(0)});
+  return padded.view({down, kFp8Block, across, kFp8Block}).amax({1, 3});
+}
+
 void check_codes(const std::string& module, const PackedTensor& weight, Findings& findings) {
   switch (weight.codec) {
     case Codec::fp8_e4m3:
       break;
+    case Codec::fp8_rows:
+    case Codec::fp8_blocks: {
+      const at::Tensor codes = weight.codes.view(at::kByte).bitwise_and(0x7F);  // ordered as their values
+      const at::Tensor largest = weight.codec == Codec::fp8_rows ? codes.amax(1) : largest_in_blocks(codes);
+      findings.expect(((largest == 0x7E) | (largest == 0)).all().item<bool>(),
+                      "'{}': the largest code of some {} is neither 0 nor 448", module,
+                      weight.codec == Codec::fp8_rows ? "row" : "block");
+      break;
+    }
     case Codec::int8: {
       const at::Tensor largest = weight.codes.to(at::kShort).abs().amax(1);
       findings.expect(((largest == 127) | (largest == 0)).all().item<bool>(),

@@ -27,9 +27,6 @@ struct ValidationContext {
 /// The name of a linear that stands beside adapters without the level that they add: "X.base_layer" is X.
 std::string linear_name(const std::string& module);
 
-/// Whether no other linear reads a module's input: o_proj, down_proj, and the queries of cross-attention.
-bool reads_alone(const std::string& module);
-
 /// Collects the findings of one rule.
 class Findings {
  public:

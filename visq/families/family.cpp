@@ -41,21 +41,41 @@ const char* reference_text(Reference reference) {
                                               : "every stage against PyTorch; parts against transformers";
 }
 
-ModelSpec describe_model(const Json& config, const std::string& origin) {
+namespace {
+
+std::string architecture_of(const Json& config, const std::string& origin) {
   const auto names = get_or<std::vector<std::string>>(config, "architectures", {}, origin);
-  const std::string architecture = names.empty() ? "" : names.front();
+  return names.empty() ? "" : names.front();
+}
+
+}  // namespace
+
+const Family* find_family(const Json& config, const std::string& origin) {
+  const std::string architecture = architecture_of(config, origin);
+  for (const Family& family : families())
+    if (std::ranges::find(family.architectures, architecture) != family.architectures.end()) return &family;
+  return nullptr;
+}
+
+std::string supported_architectures() {
   std::string supported;
-  for (const Family& family : families()) {
-    if (std::ranges::find(family.architectures, architecture) != family.architectures.end()) {
-      ModelSpec spec = family.describe(config, origin);
-      spec.architecture = architecture;
-      return spec;
-    }
+  for (const Family& family : families())
     for (const std::string& name : family.architectures)
       supported += visq::format("{}{} ({})", supported.empty() ? "" : ", ", name, family.checkpoints);
+  return supported;
+}
+
+ModelSpec describe_model(const Json& config, const std::string& origin) {
+  const std::string architecture = architecture_of(config, origin);
+  if (const Family* family = find_family(config, origin)) {
+    ModelSpec spec = family->describe(config, origin);
+    spec.architecture = architecture;
+    return spec;
   }
-  if (architecture.empty()) fail("{}: 'architectures' is missing; supported are {}", origin, supported);
-  fail("{}: architecture '{}' is not supported; supported are {}", origin, architecture, supported);
+  if (architecture.empty())
+    fail("{}: 'architectures' is missing; supported are {}", origin, supported_architectures());
+  fail("{}: architecture '{}' is not supported; supported are {}", origin, architecture,
+       supported_architectures());
 }
 
 }  // namespace visq

@@ -158,6 +158,10 @@ struct Family {
 
 /// All families, in the order they are listed to users.
 const std::vector<Family>& families();
+/// The family of config.json's architecture; nullptr: visq knows none.
+const Family* find_family(const Json& config, const std::string& origin);
+/// "LlavaForConditionalGeneration (LLaVA 1.5 …), …", for errors.
+std::string supported_architectures();
 /// @throws Error listing what is supported when config.json's architecture is not
 ModelSpec describe_model(const Json& config, const std::string& origin);
 

@@ -1,15 +1,66 @@
 #include "visq/pipeline/plan.h"
 
 #include <algorithm>
+#include <set>
 
 #include "visq/core/error.h"
 #include "visq/core/text.h"
+#include "visq/export/validate.h"
 
 namespace visq {
 namespace {
 
 using nn::InputGroup;
 using nn::LinearId;
+
+// Both spellings of a module, as its part's files have it: its own and the one of the other naming
+// generation.
+std::vector<std::string> spellings(const Model& model, const std::string& module) {
+  std::vector<std::string> names = {model.checkpoint().name_in_part(module)};
+  if (names.front() != module) return names;
+  const std::string canonical = NameMap::canonical(model.spec(), module);
+  if (canonical != module) names.push_back(canonical);
+  return names;
+}
+
+ExportSummary summarize(const Plan& plan, const Model& model) {
+  const ModelSpec& spec = model.spec();
+  ExportSummary summary{plan.scheme, plan.recipe.kv_cache, spec.unquantized_roots, {}, {}};
+  const auto leave = [&](std::vector<std::string>& list, const std::string& module) {
+    for (std::string& name : spellings(model, module))
+      if (std::ranges::find(list, name) == list.end()) list.push_back(std::move(name));
+  };
+  for (const std::string& module : plan.left_out) {
+    const size_t experts = module.rfind(".experts.");  // left out all together
+    if (experts == std::string::npos)
+      leave(summary.unquantized_linears, module);
+    else
+      leave(summary.unquantized_roots, module.substr(0, experts + std::string(".experts").size()));
+  }
+  for (int64_t layer = 0; layer < spec.decoder.layers; ++layer)
+    if (spec.decoder.is_sparse(layer)) leave(summary.unquantized_linears, model.names().router(spec, layer));
+  std::set<std::string> quantized;
+  for (const Site& site : plan.sites) quantized.insert(site.linear.module);
+  for (const std::string& module : linear_modules(model.checkpoint()))
+    if (model.checkpoint().in_text_model(module) && !quantized.contains(module))
+      for (std::string& name : spellings(model, module)) summary.other_linears.push_back(std::move(name));
+  return summary;
+}
+
+}  // namespace
+
+const Site* Plan::find(int64_t layer, const LinearId& id) const {
+  const auto found = site_index_.find({layer, id});
+  return found == site_index_.end() ? nullptr : &sites[found->second];
+}
+
+std::string describe_rules(const Recipe& recipe) {
+  std::string rules;
+  for (const Rule& rule : recipe.rules)
+    rules +=
+        visq::format("{}{} '{}'", rules.empty() ? "" : ", ", rule.scheme ? "quantize" : "skip", rule.pattern);
+  return rules;
+}
 
 QuantizedLinear describe_linear(const Checkpoint& checkpoint, const std::string& module, const Scheme& scheme,
                                 bool standalone) {
@@ -28,43 +79,12 @@ QuantizedLinear describe_linear(const Checkpoint& checkpoint, const std::string&
   if (scheme.weight == Codec::int4 && (rows % 2 != 0 || columns % 8 != 0))
     fail("{}: tensor '{}.weight' has shape [{}, {}]: int4 needs an even number of rows",
          checkpoint.file_of(info.name).string(), module, rows, columns);
+  if (scheme == find_preset("int8_wo").scheme && columns % 4 != 0)
+    fail(
+        "{}: tensor '{}.weight' has {} columns: int8_wo packs four of them into a word; leave it out with "
+        "--skip '{}'",
+        checkpoint.file_of(info.name).string(), module, columns, module);
   return {module, rows, columns, info.dtype, scheme, standalone};
-}
-
-// Both spellings of a module, as its part's files have it: its own and the one of the other naming
-// generation.
-std::vector<std::string> spellings(const Model& model, const std::string& module) {
-  std::vector<std::string> names = {model.checkpoint().name_in_part(module)};
-  if (names.front() != module) return names;
-  const std::string canonical = NameMap::canonical(model.spec(), module);
-  if (canonical != module) names.push_back(canonical);
-  return names;
-}
-
-}  // namespace
-
-const Site* Plan::find(int64_t layer, const LinearId& id) const {
-  const auto found = site_index_.find({layer, id});
-  return found == site_index_.end() ? nullptr : &sites[found->second];
-}
-
-ExportSummary Plan::summary(const Model& model) const {
-  const ModelSpec& spec = model.spec();
-  ExportSummary summary{scheme, recipe.kv_cache, spec.unquantized_roots, {}};
-  const auto leave = [&](std::vector<std::string>& list, const std::string& module) {
-    for (std::string& name : spellings(model, module))
-      if (std::ranges::find(list, name) == list.end()) list.push_back(std::move(name));
-  };
-  for (const std::string& module : left_out) {
-    const size_t experts = module.rfind(".experts.");  // left out all together
-    if (experts == std::string::npos)
-      leave(summary.unquantized_linears, module);
-    else
-      leave(summary.unquantized_roots, module.substr(0, experts + std::string(".experts").size()));
-  }
-  for (int64_t layer = 0; layer < spec.decoder.layers; ++layer)
-    if (spec.decoder.is_sparse(layer)) leave(summary.unquantized_linears, model.names().router(spec, layer));
-  return summary;
 }
 
 bool can_fold(const Plan& plan, const nn::DecoderSpec& spec, int64_t layer, const nn::GroupId& id) {
@@ -92,7 +112,8 @@ Plan make_plan(const Model& model, const Recipe& recipe, const Preset& preset, c
   plan.scheme = preset.scheme;
   plan.layout = &layout;
   plan.directory = std::move(directory);
-  std::unordered_map<std::string, std::vector<PlannedTensor>> replaced;  // weight name → what takes its place
+  plan.layers = spec.decoder.layers;
+  ReplacedTensors replaced;
   for (int64_t layer = 0; layer < spec.decoder.layers; ++layer) {
     size_t experts_chosen = 0, experts_all = 0;
     for (const nn::GroupId& group : nn::groups(spec.decoder, layer)) {
@@ -127,14 +148,9 @@ Plan make_plan(const Model& model, const Recipe& recipe, const Preset& preset, c
           "choose all of them or none",
           layer);
   }
-  if (plan.sites.empty()) {
-    std::string rules;
-    for (const Rule& rule : recipe.rules)
-      rules += visq::format("{}{} '{}'", rules.empty() ? "" : ", ", rule.scheme ? "quantize" : "skip",
-                            rule.pattern);
-    fail("the recipe matches no linear of this model ({}); the linears are named like '{}'", rules,
-         model.names().module(spec, 0, nn::linears(spec.decoder, 0).front()));
-  }
+  if (plan.sites.empty())
+    fail("the recipe matches no linear of this model ({}); the linears are named like '{}'",
+         describe_rules(recipe), model.names().module(spec, 0, nn::linears(spec.decoder, 0).front()));
   if (recipe.kv_cache != KvCacheFormat::none)
     for (int64_t layer = 0; layer < spec.decoder.layers; ++layer) {
       const std::string keys =
@@ -147,6 +163,12 @@ Plan make_plan(const Model& model, const Recipe& recipe, const Preset& preset, c
       tensors.push_back(kv.key);
       tensors.push_back(kv.value);
     }
+  plan_tensors(plan, checkpoint, replaced);
+  plan.summary = summarize(plan, model);
+  return plan;
+}
+
+void plan_tensors(Plan& plan, const Checkpoint& checkpoint, const ReplacedTensors& replaced) {
   for (const std::string& name : checkpoint.names()) {
     const TensorInfo& info = checkpoint.info(name);
     plan.source_bytes += info.bytes();
@@ -162,12 +184,10 @@ Plan make_plan(const Model& model, const Recipe& recipe, const Preset& preset, c
   }
   plan.output_bytes = plan.copied_bytes;
   for (const PlannedTensor& tensor : plan.tensors) plan.output_bytes += tensor.bytes();
-  return plan;
 }
 
-std::string describe_plan(const Plan& plan, const Model& model) {
+std::string describe_plan(const Plan& plan) {
   const Preset& preset = preset_of(plan.scheme);
-  const ModelSpec& spec = model.spec();
   const auto engines = plan.layout->engines(plan.scheme);
   uint64_t weights = 0;
   for (const Site& site : plan.sites)
@@ -182,7 +202,7 @@ std::string describe_plan(const Plan& plan, const Model& model) {
       preset.name, plan.directory.string(), plan.layout->name(),
       engines.empty() ? std::string("no engine") : visq::format("{}", fmt::join(engines, ", ")),
       preset.weight, plan.scheme.bits_per_weight(), preset.input, solver_name(plan.scheme.solver),
-      plan.recipe.kv_cache == KvCacheFormat::fp8 ? "fp8" : "none", plan.sites.size(), spec.decoder.layers,
+      plan.recipe.kv_cache == KvCacheFormat::fp8 ? "fp8" : "none", plan.sites.size(), plan.layers,
       static_cast<double>(weights) / 1e6, "vision tower, projector, embeddings, norms, lm_head",
       plan.left_out.empty() ? std::string()
                             : visq::format(", and {} linears by --only/--skip", plan.left_out.size()),

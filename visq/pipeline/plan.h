@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <map>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "visq/export/layout.h"
@@ -14,7 +15,7 @@ namespace visq {
 /// A decoder linear: its place in the model and what happens to it.
 struct Site {
   int64_t layer = 0;
-  nn::LinearId id;
+  nn::LinearId id;  ///< of a linear found by its name (named_plan.h): means nothing
   QuantizedLinear linear;
 };
 
@@ -27,13 +28,16 @@ struct Plan {
 
   std::vector<Site> sites;            ///< quantized linears, layer by layer
   std::vector<std::string> left_out;  ///< decoder linears that the recipe excludes
+  /// Of a model whose linears were found by their names (named_plan.h): sites that read the same input.
+  std::vector<std::vector<size_t>> groups;
+  int64_t layers = 0;  ///< decoder layers of the model
+  ExportSummary summary;
   /// Everything that is written, in source order; of a checkpoint of several parts: the text model's.
   std::vector<PlannedTensor> tensors;
   uint64_t source_bytes = 0, output_bytes = 0;  ///< of all tensors
   uint64_t copied_bytes = 0;                    ///< of those whose files are copied: of the other parts
 
   const Site* find(int64_t layer, const nn::LinearId& id) const;  ///< nullptr when left out
-  ExportSummary summary(const Model& model) const;
 
  private:
   friend Plan make_plan(const Model&, const Recipe&, const Preset&, const Layout&, std::filesystem::path);
@@ -52,7 +56,20 @@ Plan make_plan(const Model& model, const Recipe& recipe, const Preset& preset, c
 /// layers, so nothing can be folded into them.
 bool can_fold(const Plan& plan, const nn::DecoderSpec& spec, int64_t layer, const nn::GroupId& id);
 
+/// What a plan says of one linear. @throws Error naming the tensor when its type or shape does not suit the
+/// scheme
+QuantizedLinear describe_linear(const Checkpoint& checkpoint, const std::string& module, const Scheme& scheme,
+                                bool standalone);
+
+/// By the name of a tensor of the files: what is written in its place.
+using ReplacedTensors = std::unordered_map<std::string, std::vector<PlannedTensor>>;
+/// Lists all that is written, and how much that is.
+void plan_tensors(Plan& plan, const Checkpoint& checkpoint, const ReplacedTensors& replaced);
+
+/// "quantize '*', skip '*down_proj'": the rules of a recipe, for errors.
+std::string describe_rules(const Recipe& recipe);
+
 /// The plan as `--dry-run` prints it.
-std::string describe_plan(const Plan& plan, const Model& model);
+std::string describe_plan(const Plan& plan);
 
 }  // namespace visq

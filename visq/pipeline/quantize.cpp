@@ -11,6 +11,7 @@
 #include "visq/core/log.h"
 #include "visq/core/parallel.h"
 #include "visq/core/process.h"
+#include "visq/pipeline/named_plan.h"
 
 namespace visq {
 namespace {
@@ -69,10 +70,14 @@ void copy_verbatim(Output& output, const Checkpoint& checkpoint) {
                 [&](int64_t i) { copy_tensor(output, checkpoint, names[static_cast<size_t>(i)]); });
 }
 
-void write_layer(Output& output, const Model& model, int64_t layer, const SolvedLayer& solved) {
-  for (const auto& [site, linear] : solved.linears)
+void write_linears(Output& output, const std::vector<SolvedLinear>& linears) {
+  for (const auto& [site, linear] : linears)
     for (const LayoutTensor& tensor : output.plan.layout->tensors(site->linear))
       output.writer->write(tensor.planned.name, tensor.value(linear).to(at::kCPU));
+}
+
+void write_layer(Output& output, const Model& model, int64_t layer, const SolvedLayer& solved) {
+  write_linears(output, solved.linears);
   for (const auto& [name, value] : solved.rewritten) {
     output.writer->write(name, value);
     output.rewritten.insert(name);
@@ -105,6 +110,24 @@ void quantize_without_data(Output& output, const Model& model) {
     reports[static_cast<size_t>(layer)] = std::move(solved.reports);
   });
   for (auto& layer : reports) std::ranges::move(layer, std::back_inserter(output.result.groups));
+}
+
+// The same for linears that were found by their names.
+void quantize_by_name(Output& output, const Checkpoint& checkpoint, at::Device device) {
+  const std::vector<std::string> names = verbatim_tensors(output, checkpoint);
+  const auto copies = static_cast<int64_t>(names.size());
+  const Plan& plan = output.plan;
+  parallel_jobs(copies + static_cast<int64_t>(plan.groups.size()), [&](int64_t i) {
+    if (i < copies) return copy_tensor(output, checkpoint, names[static_cast<size_t>(i)]);
+    check_interrupt();
+    std::vector<const Site*> sites;
+    std::vector<at::Tensor> weights;
+    for (const size_t site : plan.groups[static_cast<size_t>(i - copies)]) {
+      sites.push_back(&plan.sites[site]);
+      weights.push_back(checkpoint.tensor(sites.back()->linear.module + ".weight").to(device));
+    }
+    write_linears(output, pack_together(plan, checkpoint, sites, weights));
+  });
 }
 
 // Without images a cross layer does not run, so it has no statistics for a scheme or a cache that needs them.
@@ -151,9 +174,8 @@ void quantize_with_data(std::vector<Output>& outputs, const Model& model, Calibr
   }
 }
 
-void write_side_files(Output& output, const Model& model) {
-  const Checkpoint& checkpoint = model.checkpoint();
-  const ExportSummary summary = output.plan.summary(model);
+void write_side_files(Output& output, const Checkpoint& checkpoint) {
+  const ExportSummary& summary = output.plan.summary;
   for (const auto& file : checkpoint.side_files())
     output.writer->copy_file(file, checkpoint.directory() / file);
   const CheckpointPart& part = checkpoint.text_model();
@@ -166,39 +188,16 @@ void write_side_files(Output& output, const Model& model) {
     output.writer->write_file(folder / name, content.dump(2) + "\n");
 }
 
-}  // namespace
-
-std::vector<Plan> make_plans(const Model& model, const QuantizeOptions& options) {
-  std::vector<Plan> plans;
-  std::set<std::string> seen;
-  for (const std::string& format : options.formats) {
-    const Preset& preset = find_preset(format);
-    if (!seen.insert(format).second) fail("--format names {} twice", format);
-    const Layout& layout = find_layout(options.layout, preset);
-    const auto directory = options.formats.size() == 1 ? options.out : options.out / format;
-    plans.push_back(make_plan(model,
-                              Recipe::from_preset(preset, options.kv_cache, options.only, options.skip),
-                              preset, layout, directory));
-    if (!options.calibration && preset.scheme.input != InputFormat::none)
-      fail("--format {}: its input scales need calibration data; give --calib FILE", format);
-  }
-  if (!options.calibration && options.kv_cache != KvCacheFormat::none)
-    fail("--kv-cache fp8: its scales need calibration data; give --calib FILE, or say --kv-cache none");
-  return plans;
-}
-
-QuantizeResult quantize(const Model& model, const std::vector<Plan>& plans, const QuantizeOptions& options) {
-  const auto start = Clock::now();
-  QuantizeResult result;
-  const ParentFolder parent(options.out);
-  // Outputs first: an existing directory or a full disk is found out before the long work.
+// Outputs first: an existing directory or a full disk is found out before the long work.
+std::vector<Output> open_outputs(const Checkpoint& checkpoint, const std::vector<Plan>& plans,
+                                 const QuantizeOptions& options) {
   std::vector<Output> outputs;
   for (const Plan& plan : plans) {
     Output output{plan, nullptr, {}, {}};
     output.writer = std::make_unique<CheckpointWriter>(
         plan.directory, plan.tensors,
-        CheckpointWriter::Options{options.max_shard_bytes, options.force,
-                                  model.checkpoint().text_model().folder, plan.copied_bytes});
+        CheckpointWriter::Options{options.max_shard_bytes, options.force, checkpoint.text_model().folder,
+                                  plan.copied_bytes});
     output.result.format = plan.recipe.name;
     output.result.layout = plan.layout->name();
     output.result.directory = plan.directory;
@@ -210,6 +209,99 @@ QuantizeResult quantize(const Model& model, const std::vector<Plan>& plans, cons
                                plan.recipe.name, plan.layout->name()));
     outputs.push_back(std::move(output));
   }
+  return outputs;
+}
+
+QuantizeResult finish(std::vector<Output>& outputs, QuantizeResult result, Clock::time_point start,
+                      const std::string& family) {
+  result.peak_resident = memory_use().peak_resident;
+  result.total_seconds = seconds_since(start);
+  for (const Output& output : outputs) result.formats.push_back(output.result);
+  for (size_t i = 0; i < outputs.size(); ++i)
+    outputs[i].writer->write_file("visq_report.json",
+                                  report_json(result, result.formats[i], family).dump(2) + "\n");
+  for (Output& output : outputs) output.writer->finish();
+  return result;
+}
+
+// FP8, unless there is nothing to calibrate it with and no format that asks for data anyway.
+KvCacheFormat kv_cache_of(const QuantizeOptions& options) {
+  if (options.kv_cache) return *options.kv_cache;
+  const bool needs_data = std::ranges::any_of(options.formats, [](const std::string& format) {
+    return find_preset(format).scheme.needs_calibration();
+  });
+  if (options.calibration || needs_data) return KvCacheFormat::fp8;
+  log_info("KV cache: none, because its scales would need calibration data (--calib)");
+  return KvCacheFormat::none;
+}
+
+/// @param plan_of  (recipe, preset, layout, directory) → Plan
+template <class PlanOf>
+std::vector<Plan> plans_of(const QuantizeOptions& options, KvCacheFormat kv_cache, const PlanOf& plan_of) {
+  std::vector<Plan> plans;
+  std::set<std::string> seen;
+  for (const std::string& format : options.formats) {
+    const Preset& preset = find_preset(format);
+    if (!seen.insert(format).second) fail("--format names {} twice", format);
+    plans.push_back(plan_of(Recipe::from_preset(preset, kv_cache, options.only, options.skip), preset,
+                            find_layout(options.layout, preset),
+                            options.formats.size() == 1 ? options.out : options.out / format));
+    if (!options.calibration && preset.scheme.has_input_scale())
+      fail("--format {}: its input scales need calibration data; give --calib FILE", format);
+  }
+  return plans;
+}
+
+/// Refuses what needs the model to be run.
+void check_without_model(const Checkpoint& checkpoint, const QuantizeOptions& options) {
+  std::string without_data, reason;
+  for (const Preset& preset : presets())
+    if (!preset.scheme.needs_calibration()) without_data += (without_data.empty() ? "" : ", ") + preset.name;
+  for (const std::string& format : options.formats)
+    if (find_preset(format).scheme.needs_calibration()) reason = "--format " + format;
+  if (options.calibration) reason = "--calib";
+  if (options.kv_cache == KvCacheFormat::fp8) reason = "--kv-cache fp8";
+  if (reason.empty()) return;
+  const std::string origin = (checkpoint.directory() / "config.json").string();
+  const auto names = get_or<std::vector<std::string>>(checkpoint.config(), "architectures", {}, origin);
+  fail(
+      "{}: architecture '{}' is not supported, and {} needs to run the model; formats that need no data work "
+      "without: {}; supported are {}",
+      origin, names.empty() ? "" : names.front(), reason, without_data, supported_architectures());
+}
+
+}  // namespace
+
+std::vector<Plan> make_plans(const Model& model, const QuantizeOptions& options) {
+  const KvCacheFormat kv_cache = kv_cache_of(options);
+  auto plans = plans_of(options, kv_cache,
+                        [&](const Recipe& recipe, const Preset& preset, const Layout& layout,
+                            const std::filesystem::path& directory) {
+                          return make_plan(model, recipe, preset, layout, directory);
+                        });
+  if (!options.calibration && kv_cache != KvCacheFormat::none)
+    fail("--kv-cache fp8: its scales need calibration data; give --calib FILE, or say --kv-cache none");
+  return plans;
+}
+
+std::vector<Plan> make_plans(const Checkpoint& checkpoint, const QuantizeOptions& options) {
+  check_without_model(checkpoint, options);
+  auto plans = plans_of(options, kv_cache_of(options),
+                        [&](const Recipe& recipe, const Preset& preset, const Layout& layout,
+                            const std::filesystem::path& directory) {
+                          return make_named_plan(checkpoint, recipe, preset, layout, directory);
+                        });
+  log_warning(visq::format(
+      "{}: visq does not know this architecture and found the linears by their names: {}",
+      (checkpoint.directory() / "config.json").string(), describe_choice(plans.front(), checkpoint)));
+  return plans;
+}
+
+QuantizeResult quantize(const Model& model, const std::vector<Plan>& plans, const QuantizeOptions& options) {
+  const auto start = Clock::now();
+  QuantizeResult result;
+  const ParentFolder parent(options.out);
+  std::vector<Output> outputs = open_outputs(model.checkpoint(), plans, options);
   if (options.calibration) {
     Calibration calibration(model, *options.calibration);
     result.calibration_seconds += seconds_since(start);
@@ -225,17 +317,24 @@ QuantizeResult quantize(const Model& model, const std::vector<Plan>& plans, cons
       copy_verbatim(output, model.checkpoint());
     else
       quantize_without_data(output, model);
-    write_side_files(output, model);
+    write_side_files(output, model.checkpoint());
     output.result.seconds += seconds_since(format_start);
   }
-  result.peak_resident = memory_use().peak_resident;
-  result.total_seconds = seconds_since(start);
-  for (const Output& output : outputs) result.formats.push_back(output.result);
-  for (size_t i = 0; i < outputs.size(); ++i)
-    outputs[i].writer->write_file("visq_report.json",
-                                  report_json(result, result.formats[i], model).dump(2) + "\n");
-  for (Output& output : outputs) output.writer->finish();
-  return result;
+  return finish(outputs, std::move(result), start, model.spec().family);
+}
+
+QuantizeResult quantize(const Checkpoint& checkpoint, const std::vector<Plan>& plans,
+                        const QuantizeOptions& options) {
+  const auto start = Clock::now();
+  const ParentFolder parent(options.out);
+  std::vector<Output> outputs = open_outputs(checkpoint, plans, options);
+  for (Output& output : outputs) {
+    const auto format_start = Clock::now();
+    quantize_by_name(output, checkpoint, options.device);
+    write_side_files(output, checkpoint);
+    output.result.seconds += seconds_since(format_start);
+  }
+  return finish(outputs, {}, start, "unknown");
 }
 
 }  // namespace visq

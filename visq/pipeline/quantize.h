@@ -16,7 +16,8 @@ struct QuantizeOptions {
   std::vector<std::string> formats;  ///< preset names
   std::filesystem::path out;         ///< one format: the directory itself; several: its parent
   std::string layout = "auto";
-  KvCacheFormat kv_cache = KvCacheFormat::fp8;
+  /// Empty: fp8, but none where there are no data and no format needs any.
+  std::optional<KvCacheFormat> kv_cache;
   std::vector<std::string> only, skip;            ///< globs over module names
   std::optional<CalibrationOptions> calibration;  ///< empty: none
   at::Device device = at::kCPU;
@@ -45,11 +46,17 @@ struct QuantizeResult {
 
 /// The plans of a run; nothing is read but headers, nothing written.
 std::vector<Plan> make_plans(const Model& model, const QuantizeOptions& options);
+/// Of a checkpoint whose architecture visq does not know: linears are found by their names (named_plan.h),
+/// and a warning says which. @throws Error also when a format, or the KV cache, needs calibration
+std::vector<Plan> make_plans(const Checkpoint& checkpoint, const QuantizeOptions& options);
 
 /// Plans, calibrates, quantizes, writes. On any error or interrupt nothing is left at the output paths.
 QuantizeResult quantize(const Model& model, const std::vector<Plan>& plans, const QuantizeOptions& options);
+/// With plans of the checkpoint's own.
+QuantizeResult quantize(const Checkpoint& checkpoint, const std::vector<Plan>& plans,
+                        const QuantizeOptions& options);
 
-/// visq_report.json of one output.
-Json report_json(const QuantizeResult& result, const FormatResult& format, const Model& model);
+/// visq_report.json of one output. @param family  "unknown": linears were found by their names
+Json report_json(const QuantizeResult& result, const FormatResult& format, const std::string& family);
 
 }  // namespace visq

@@ -2,10 +2,10 @@
 
 namespace visq {
 
-Json report_json(const QuantizeResult& result, const FormatResult& format, const Model& model) {
+Json report_json(const QuantizeResult& result, const FormatResult& format, const std::string& family) {
   Json report;
   report["visq_version"] = VISQ_VERSION;
-  report["family"] = model.spec().family;
+  report["family"] = family;
   report["format"] = format.format;
   report["layout"] = format.layout;
   report["linears_quantized"] = format.linears;

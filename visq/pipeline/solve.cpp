@@ -2,6 +2,9 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+#include <iterator>
+
 #include "visq/core/error.h"
 
 namespace visq {
@@ -25,11 +28,18 @@ float rounded(float value, at::ScalarType dtype) {
   return at::full({}, value, at::kFloat).to(dtype).to(at::kFloat).item<float>();
 }
 
+// Whether the linears of a group share the scale of the matrix.
+bool has_matrix_scale(Codec codec) { return codec == Codec::fp8_e4m3 || codec == Codec::nvfp4; }
+
 PackedTensor pack(const Scheme& scheme, const at::Tensor& weight, float group_amax,
                   at::ScalarType scale_dtype) {
   switch (scheme.weight) {
     case Codec::fp8_e4m3:
       return pack_fp8(weight, group_amax);
+    case Codec::fp8_rows:
+      return pack_fp8_rows(weight, scale_dtype);
+    case Codec::fp8_blocks:
+      return pack_fp8_blocks(weight);
     case Codec::int8:
       return pack_int8(weight, scale_dtype);
     case Codec::int4:
@@ -259,7 +269,7 @@ SmoothedLayer LayerSolver::smooth(const Plan& plan) {
 std::map<std::pair<InputGroup, bool>, float> LayerSolver::input_scales(const Plan& plan,
                                                                        const SmoothedLayer& smoothed) const {
   std::map<std::pair<InputGroup, bool>, float> scales;
-  if (plan.scheme.input == InputFormat::none) return scales;
+  if (!plan.scheme.has_input_scale()) return scales;
   for (const GroupId& id : nn::groups(spec_, layer_)) {
     if (plan.find(layer_, nn::members(spec_, layer_, id).front()) == nullptr) continue;
     at::Tensor input_max = statistics_->of(id).abs_max();
@@ -271,32 +281,25 @@ std::map<std::pair<InputGroup, bool>, float> LayerSolver::input_scales(const Pla
   return scales;
 }
 
-void LayerSolver::pack_group(const Plan& plan, const GroupId& id, const SmoothedLayer& smoothed,
-                             std::optional<float> input_scale, SolvedLayer& solved) const {
+std::vector<SolvedLinear> pack_together(const Plan& plan, const Checkpoint& checkpoint,
+                                        const std::vector<const Site*>& sites,
+                                        const std::vector<at::Tensor>& weights,
+                                        std::optional<float> input_scale) {
   const Scheme& scheme = plan.scheme;
-  std::vector<const Site*> sites;
-  std::vector<at::Tensor> weights;
-  for (const LinearId& linear : nn::members(spec_, layer_, id)) {
-    sites.push_back(plan.find(layer_, linear));
-    if (sites.back() == nullptr) return;
-    weights.push_back(smoothed_weight(smoothed, linear));
-  }
-  if (sites.empty()) return;
   // What a codec says of a weight, with the weight's name.
   const auto named = [&](size_t i, const auto& work) {
     try {
       return work(weights[i]);
     } catch (const Error& e) {
       const std::string name = sites[i]->linear.module + ".weight";
-      fail("{}: tensor '{}': {}", model_.checkpoint().file_of(name).string(), name, e.what());
+      fail("{}: tensor '{}': {}", checkpoint.file_of(name).string(), name, e.what());
     }
   };
   float amax = 0;
-  const bool one_scale = scheme.weight == Codec::fp8_e4m3 || scheme.weight == Codec::nvfp4;  // per matrix
-  if (one_scale)
+  if (has_matrix_scale(scheme.weight))
     for (size_t i = 0; i < sites.size(); ++i) amax = std::max(amax, named(i, absolute_maximum));
   float dequantized_amax = 0;
-  const size_t first = solved.linears.size();
+  std::vector<SolvedLinear> packed;
   for (size_t i = 0; i < sites.size(); ++i) {
     const at::ScalarType scale_dtype = plan.layout->scale_dtype(sites[i]->linear.source_dtype);
     PackedLinear linear;
@@ -304,12 +307,26 @@ void LayerSolver::pack_group(const Plan& plan, const GroupId& id, const Smoothed
     if (input_scale) linear.input_scale = rounded(*input_scale, scale_dtype);
     if (scheme.fp8_second_stage)
       dequantized_amax = std::max(dequantized_amax, absolute_maximum(dequantize(linear.weight)));
-    solved.linears.emplace_back(sites[i], std::move(linear));
+    packed.emplace_back(sites[i], std::move(linear));
   }
   // Engines load fused linears with one scalar scale (spec/export.md §3.8), so the group shares it.
   if (scheme.fp8_second_stage)
-    for (size_t i = first; i < solved.linears.size(); ++i)
-      solved.linears[i].second.second_scale = dequantized_amax > 0 ? dequantized_amax / kFp8Max : 1.0f;
+    for (auto& [site, linear] : packed)
+      linear.second_scale = dequantized_amax > 0 ? dequantized_amax / kFp8Max : 1.0f;
+  return packed;
+}
+
+void LayerSolver::pack_group(const Plan& plan, const GroupId& id, const SmoothedLayer& smoothed,
+                             std::optional<float> input_scale, SolvedLayer& solved) const {
+  std::vector<const Site*> sites;
+  std::vector<at::Tensor> weights;
+  for (const LinearId& linear : nn::members(spec_, layer_, id)) {
+    sites.push_back(plan.find(layer_, linear));
+    if (sites.back() == nullptr) return;
+    weights.push_back(smoothed_weight(smoothed, linear));
+  }
+  std::ranges::move(pack_together(plan, model_.checkpoint(), sites, weights, input_scale),
+                    std::back_inserter(solved.linears));
 }
 
 SolvedLayer LayerSolver::solve(const Plan& plan) {

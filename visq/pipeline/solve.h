@@ -35,9 +35,20 @@ struct SmoothedLayer {
   at::Tensor scale_of(const nn::GroupId& id) const;  ///< undefined: not smoothed
 };
 
+using SolvedLinear = std::pair<const Site*, PackedLinear>;
+
+/// Packs linears that read the same input: they share their scalar scales, because engines fuse them.
+/// @param weights      [out, in] of each, as it shall be quantized
+/// @param input_scale  of all of them; empty: the scheme has none
+/// @throws Error naming the tensor when a weight holds a NaN or an infinity
+std::vector<SolvedLinear> pack_together(const Plan& plan, const Checkpoint& checkpoint,
+                                        const std::vector<const Site*>& sites,
+                                        const std::vector<at::Tensor>& weights,
+                                        std::optional<float> input_scale = std::nullopt);
+
 /// Everything a plan writes for one layer.
 struct SolvedLayer {
-  std::vector<std::pair<const Site*, PackedLinear>> linears;
+  std::vector<SolvedLinear> linears;
   std::vector<std::pair<std::string, at::Tensor>> rewritten;
   std::optional<std::pair<float, float>> kv_scales;  ///< key, value
   std::vector<GroupReport> reports;

@@ -71,6 +71,20 @@ PackedTensor pack_int(Codec codec, const at::Tensor& weight, int64_t block, int 
           .scale_2 = {}};
 }
 
+/// Encodes in blocks that share an FP8 scale, [row blocks, column blocks].
+PackedTensor pack_fp8_in(Codec codec, const at::Tensor& weight, int64_t block_rows, int64_t block_columns,
+                         at::ScalarType scale_dtype) {
+  EncodedMatrix encoded =
+      codecs_for(weight).encode_fp8_blocks(weight, block_rows, block_columns, scale_dtype);
+  if (!encoded.finite) fail_not_finite(weight);
+  return {.codec = codec,
+          .rows = weight.size(0),
+          .columns = weight.size(1),
+          .codes = std::move(encoded.codes),
+          .scale = std::move(encoded.scale),
+          .scale_2 = {}};
+}
+
 at::Tensor checked_activation(const at::Tensor& x, float scale) {
   if (!is_codec_input(x.scalar_type()))
     fail("cannot simulate quantization of type {}: give f32, bf16 or f16", c10::toString(x.scalar_type()));
@@ -78,9 +92,9 @@ at::Tensor checked_activation(const at::Tensor& x, float scale) {
   return x.contiguous();
 }
 
-at::Tensor checked_int4(const at::Tensor& codes, at::ScalarType dtype, int64_t dim, int64_t multiple) {
+at::Tensor checked_codes(const at::Tensor& codes, at::ScalarType dtype, int64_t dim, int64_t multiple) {
   if (codes.scalar_type() != dtype || codes.dim() != 2 || codes.size(dim) % multiple != 0)
-    fail("cannot re-arrange int4 codes {} [{}]: {} must be a multiple of {}",
+    fail("cannot re-arrange integer codes {} [{}]: {} must be a multiple of {}",
          c10::toString(codes.scalar_type()), fmt::join(codes.sizes(), ", "), dim == 0 ? "rows" : "columns",
          multiple);
   return codes.contiguous();
@@ -92,6 +106,10 @@ const char* codec_name(Codec codec) {
   switch (codec) {
     case Codec::fp8_e4m3:
       return "fp8_e4m3";
+    case Codec::fp8_rows:
+      return "fp8_e4m3 per row";
+    case Codec::fp8_blocks:
+      return "fp8_e4m3 in blocks";
     case Codec::int8:
       return "int8";
     case Codec::int4:
@@ -119,6 +137,21 @@ PackedTensor pack_fp8(const at::Tensor& weight, std::optional<float> amax) {
           .codes = codecs_for(w).encode_fp8(w, scale),
           .scale = scalar_like(w, scale),
           .scale_2 = {}};
+}
+
+PackedTensor pack_fp8_rows(const at::Tensor& weight, at::ScalarType scale_dtype) {
+  const at::Tensor w = checked_matrix(weight);
+  check_scale_dtype(scale_dtype);
+  PackedTensor packed = pack_fp8_in(Codec::fp8_rows, w, 1, w.size(1), scale_dtype);
+  packed.scale = packed.scale.view({w.size(0)});
+  return packed;
+}
+
+PackedTensor pack_fp8_blocks(const at::Tensor& weight) {
+  const at::Tensor w = checked_matrix(weight);
+  PackedTensor packed = pack_fp8_in(Codec::fp8_blocks, w, kFp8Block, kFp8Block, at::kFloat);
+  packed.block = kFp8Block;
+  return packed;
 }
 
 PackedTensor pack_int8(const at::Tensor& weight, at::ScalarType scale_dtype) {
@@ -160,6 +193,10 @@ at::Tensor dequantize(const PackedTensor& packed, at::ScalarType dtype) {
   switch (packed.codec) {
     case Codec::fp8_e4m3:
       return codecs.decode_fp8(codes, scale, dtype);
+    case Codec::fp8_rows:
+      return codecs.decode_fp8_blocks(codes, scale.view({-1, 1}), 1, codes.size(1), dtype);
+    case Codec::fp8_blocks:
+      return codecs.decode_fp8_blocks(codes, scale, packed.block, packed.block, dtype);
     case Codec::nvfp4:
       return codecs.decode_nvfp4(codes, scale, packed.scale_2, dtype);
     case Codec::int8:
@@ -170,23 +207,36 @@ at::Tensor dequantize(const PackedTensor& packed, at::ScalarType dtype) {
 }
 
 at::Tensor int4_to_row_pairs(const at::Tensor& codes) {
-  return codecs_for(codes).int4_to_row_pairs(checked_int4(codes, at::kChar, 0, 2));
+  return codecs_for(codes).int4_to_row_pairs(checked_codes(codes, at::kChar, 0, 2));
 }
 
 at::Tensor int4_from_row_pairs(const at::Tensor& bytes) {
-  return codecs_for(bytes).int4_from_row_pairs(checked_int4(bytes, at::kByte, 0, 1));
+  return codecs_for(bytes).int4_from_row_pairs(checked_codes(bytes, at::kByte, 0, 1));
 }
 
 at::Tensor int4_to_words(const at::Tensor& codes) {
-  return codecs_for(codes).int4_to_words(checked_int4(codes, at::kChar, 1, 8));
+  return codecs_for(codes).int4_to_words(checked_codes(codes, at::kChar, 1, 8));
 }
 
 at::Tensor int4_from_words(const at::Tensor& words) {
-  return codecs_for(words).int4_from_words(checked_int4(words, at::kInt, 1, 1));
+  return codecs_for(words).int4_from_words(checked_codes(words, at::kInt, 1, 1));
+}
+
+// The offset is the sign bit, turned over.
+at::Tensor int8_to_words(const at::Tensor& codes) {
+  return checked_codes(codes, at::kChar, 1, 4).bitwise_xor(-128).view(at::kInt);
+}
+
+at::Tensor int8_from_words(const at::Tensor& words) {
+  return checked_codes(words, at::kInt, 1, 1).view(at::kChar).bitwise_xor(-128);
 }
 
 at::Tensor simulate_fp8(const at::Tensor& x, float scale) {
   return codecs_for(x).simulate_fp8(checked_activation(x, scale), scale);
+}
+
+at::Tensor simulate_fp8_tokens(const at::Tensor& x) {
+  return codecs_for(x).simulate_fp8_tokens(checked_activation(x, /*scale=*/1.0f));
 }
 
 at::Tensor simulate_int8(const at::Tensor& x, float scale) {

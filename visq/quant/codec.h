@@ -8,23 +8,26 @@
 
 namespace visq {
 
-enum class Codec { fp8_e4m3, int8, int4, nvfp4 };
+/// A number format, and which values share a scale: fp8_e4m3 all of the matrix, fp8_rows a row, fp8_blocks a
+/// block of 128 × 128, int8 a row, int4 and nvfp4 a block of a row.
+enum class Codec { fp8_e4m3, fp8_rows, fp8_blocks, int8, int4, nvfp4 };
 const char* codec_name(Codec codec);
 
 inline constexpr float kFp8Max = 448.0f;
 inline constexpr float kNvfp4Max = 6.0f * 448.0f;
 inline constexpr int64_t kNvfp4Block = 16;
+inline constexpr int64_t kFp8Block = 128;  ///< rows and columns of a block of fp8_blocks
 
 /// A quantized matrix. real = code · scale (nvfp4: code · scale · scale_2).
 struct PackedTensor {
   Codec codec = Codec::fp8_e4m3;
   int64_t rows = 0, columns = 0;
-  int64_t block = 0;   ///< int4, nvfp4: columns that share a scale
-  at::Tensor codes;    ///< fp8: float8_e4m3fn [rows, columns]; int8: int8 [rows, columns];
-                       ///< int4: int8 [rows, columns], −8…7;
-                       ///< nvfp4: uint8 [rows, columns/2], even column in the low nibble
-  at::Tensor scale;    ///< fp8: f32 []; int8: f32 [rows]; int4: f32 [rows, columns/block];
-                       ///< nvfp4: float8_e4m3fn [rows, columns/16]
+  int64_t block = 0;  ///< int4, nvfp4: columns that share a scale; fp8_blocks: rows and columns
+  at::Tensor codes;   ///< fp8: float8_e4m3fn [rows, columns]; int8: int8 [rows, columns];
+                      ///< int4: int8 [rows, columns], −8…7;
+                      ///< nvfp4: uint8 [rows, columns/2], even column in the low nibble
+  at::Tensor scale;   ///< fp8_e4m3: f32 []; fp8_rows, int8: f32 [rows]; int4: f32 [rows, columns/block];
+                     ///< fp8_blocks: f32 [⌈rows/128⌉, ⌈columns/128⌉]; nvfp4: float8_e4m3fn [rows, columns/16]
   at::Tensor scale_2;  ///< nvfp4: f32 []
 };
 
@@ -40,6 +43,15 @@ float absolute_maximum(const at::Tensor& weight);
 /// the double rounding that we do not repeat). A tensor of zeros gets scale 1.
 /// @param amax  largest |w| to represent, larger ones saturate; from `weight` when absent
 PackedTensor pack_fp8(const at::Tensor& weight, std::optional<float> amax = std::nullopt);
+
+/// E4M3 with one scale amax/448 per row, codes in one rounding (spec/quantization.md §5.2). Zero rows:
+/// scale 1.
+/// @param scale_dtype  as for pack_int8; codes of a row whose scale was rounded down saturate
+PackedTensor pack_fp8_rows(const at::Tensor& weight, at::ScalarType scale_dtype = at::kFloat);
+
+/// E4M3 with one scale amax/448 per block of 128 × 128, those at the lower and right edge smaller; codes in
+/// one rounding (spec/quantization.md §5.3). Zero blocks: scale 1.
+PackedTensor pack_fp8_blocks(const at::Tensor& weight);
 
 /// One scale amax/127 per row, round half to even, clamped to [−128, 127] (spec/quantization.md §5.4). Zero
 /// rows: scale 1.
@@ -72,6 +84,10 @@ at::Tensor int4_from_row_pairs(const at::Tensor& bytes);
 /// (compressed-tensors), and back.
 at::Tensor int4_to_words(const at::Tensor& codes);
 at::Tensor int4_from_words(const at::Tensor& words);
+/// int8 codes → four columns a little-endian word, offset by 128: int32 [rows, columns/4]
+/// (compressed-tensors), and back.
+at::Tensor int8_to_words(const at::Tensor& codes);
+at::Tensor int8_from_words(const at::Tensor& words);
 
 /// What an engine does to a linear's input: quantize and dequantize, same shape and dtype out. NaN stays NaN
 /// (nvfp4: the whole block), infinities saturate. Without ModelOpt's floor of 1e-5 under nvfp4 block scales,
@@ -83,5 +99,7 @@ at::Tensor int4_from_words(const at::Tensor& words);
 at::Tensor simulate_fp8(const at::Tensor& x, float scale);
 at::Tensor simulate_int8(const at::Tensor& x, float scale);
 at::Tensor simulate_nvfp4(const at::Tensor& x, float scale);
+/// fp8 with a scale of its own for every token: amax/448 of its columns. A NaN makes the whole token NaN.
+at::Tensor simulate_fp8_tokens(const at::Tensor& x);
 
 }  // namespace visq

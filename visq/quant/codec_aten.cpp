@@ -34,13 +34,42 @@ at::Tensor encode_fp8(const at::Tensor& weight, float scale) {
   return fp8_codes(weight.to(at::kFloat) / constant(weight, scale));
 }
 
+/// scale_for() of every element of `amax`.
+at::Tensor scales_for(const at::Tensor& amax, double code_max, at::ScalarType dtype) {
+  const ScaleRange range = scale_range(dtype);
+  const at::Tensor exact = amax.clamp_min(kSmallestAmax) / constant(amax, code_max);
+  const at::Tensor stored = exact.clamp(range.smallest, range.largest).to(dtype).to(at::kFloat);
+  return at::where(amax == 0, constant(amax, 1.0), stored);
+}
+
+/// [rows, columns] → f32 [row blocks, block_rows, column blocks, block_columns], zeros beyond the edges.
+at::Tensor in_tiles(const at::Tensor& x, int64_t block_rows, int64_t block_columns) {
+  const int64_t down = (x.size(0) + block_rows - 1) / block_rows;
+  const int64_t across = (x.size(1) + block_columns - 1) / block_columns;
+  const at::Tensor padded = at::constant_pad_nd(
+      x.to(at::kFloat), {0, across * block_columns - x.size(1), 0, down * block_rows - x.size(0)});
+  return padded.view({down, block_rows, across, block_columns});
+}
+at::Tensor from_tiles(const at::Tensor& tiles, at::IntArrayRef sizes) {
+  const at::Tensor padded = tiles.reshape({tiles.size(0) * tiles.size(1), -1});
+  return padded.narrow(0, 0, sizes[0]).narrow(1, 0, sizes[1]).contiguous();
+}
+/// [row blocks, column blocks] → what tiles are multiplied with.
+at::Tensor over_tiles(const at::Tensor& scale) { return scale.unsqueeze(1).unsqueeze(3); }
+
+EncodedMatrix encode_fp8_blocks(const at::Tensor& weight, int64_t block_rows, int64_t block_columns,
+                                at::ScalarType scale_dtype) {
+  const at::Tensor tiles = in_tiles(weight, block_rows, block_columns);
+  const at::Tensor amax = tiles.abs().amax({1, 3});
+  const at::Tensor scale = scales_for(amax, 448, scale_dtype);
+  return {fp8_codes(from_tiles(tiles / over_tiles(scale), weight.sizes())), scale,
+          at::isfinite(amax).all().item<bool>()};
+}
+
 EncodedMatrix encode_int(const at::Tensor& weight, int64_t block, int code_max, at::ScalarType scale_dtype) {
   const at::Tensor blocks = in_blocks(weight, block);  // [rows, blocks, block]
   const at::Tensor amax = blocks.abs().amax(-1);       // [rows, blocks]
-  const ScaleRange range = scale_range(scale_dtype);
-  const at::Tensor exact = amax.clamp_min(kSmallestAmax) / constant(weight, code_max);
-  const at::Tensor stored = exact.clamp(range.smallest, range.largest).to(scale_dtype).to(at::kFloat);
-  const at::Tensor scale = at::where(amax == 0, constant(weight, 1.0), stored);
+  const at::Tensor scale = scales_for(amax, code_max, scale_dtype);
   const at::Tensor codes =
       (blocks / scale.unsqueeze(-1)).round().clamp(-code_max - 1, code_max).to(at::kChar);
   return {codes.view(weight.sizes()), scale, at::isfinite(amax).all().item<bool>()};
@@ -80,6 +109,12 @@ at::Tensor decode_fp8(const at::Tensor& codes, const at::Tensor& scale, at::Scal
   return (codes.to(at::kFloat) * scale).to(dtype);
 }
 
+at::Tensor decode_fp8_blocks(const at::Tensor& codes, const at::Tensor& scale, int64_t block_rows,
+                             int64_t block_columns, at::ScalarType dtype) {
+  const at::Tensor values = in_tiles(codes, block_rows, block_columns) * over_tiles(scale);
+  return from_tiles(values, codes.sizes()).to(dtype);
+}
+
 at::Tensor decode_int(const at::Tensor& codes, const at::Tensor& scale, at::ScalarType dtype) {
   const int64_t rows = codes.size(0), blocks = scale.numel() / rows;
   const at::Tensor values = in_blocks(codes, codes.size(1) / blocks) * scale.view({rows, blocks, 1});
@@ -97,6 +132,12 @@ at::Tensor decode_nvfp4(const at::Tensor& codes, const at::Tensor& scale, const 
 at::Tensor simulate_fp8(const at::Tensor& x, float scale) {
   const at::Tensor step = constant(x, scale);
   return (fp8_codes(x.to(at::kFloat) / step).to(at::kFloat) * step).to(x.scalar_type());
+}
+
+at::Tensor simulate_fp8_tokens(const at::Tensor& x) {
+  const at::Tensor wide = x.to(at::kFloat);
+  const at::Tensor step = scales_for(wide.abs().amax(-1, /*keepdim=*/true), 448, at::kFloat);
+  return (fp8_codes(wide / step).to(at::kFloat) * step).to(x.scalar_type());
 }
 
 at::Tensor simulate_int8(const at::Tensor& x, float scale) {
@@ -147,12 +188,15 @@ const CodecBackend& aten_codecs() {
   static constexpr CodecBackend backend = {
       .absolute_maximum = absolute_maximum,
       .encode_fp8 = encode_fp8,
+      .encode_fp8_blocks = encode_fp8_blocks,
       .encode_int = encode_int,
       .encode_nvfp4 = encode_nvfp4,
       .decode_fp8 = decode_fp8,
+      .decode_fp8_blocks = decode_fp8_blocks,
       .decode_int = decode_int,
       .decode_nvfp4 = decode_nvfp4,
       .simulate_fp8 = simulate_fp8,
+      .simulate_fp8_tokens = simulate_fp8_tokens,
       .simulate_int8 = simulate_int8,
       .simulate_nvfp4 = simulate_nvfp4,
       .int4_to_row_pairs = int4_to_row_pairs,

@@ -23,6 +23,10 @@ struct CodecBackend {
   float (*absolute_maximum)(const at::Tensor& x);
 
   at::Tensor (*encode_fp8)(const at::Tensor& weight, float scale);
+  /// Blocks of block_rows × block_columns share a scale; those at the lower and right edge may be smaller.
+  /// scale: f32 [row blocks, column blocks]
+  EncodedMatrix (*encode_fp8_blocks)(const at::Tensor& weight, int64_t block_rows, int64_t block_columns,
+                                     at::ScalarType scale_dtype);
   /// @param code_max  127 or 7: codes are clamped to [−code_max − 1, code_max]; scale: f32 [rows, columns /
   /// block]
   EncodedMatrix (*encode_int)(const at::Tensor& weight, int64_t block, int code_max,
@@ -30,12 +34,16 @@ struct CodecBackend {
   EncodedMatrix (*encode_nvfp4)(const at::Tensor& weight, float scale_2);
 
   at::Tensor (*decode_fp8)(const at::Tensor& codes, const at::Tensor& scale, at::ScalarType dtype);
+  at::Tensor (*decode_fp8_blocks)(const at::Tensor& codes, const at::Tensor& scale, int64_t block_rows,
+                                  int64_t block_columns, at::ScalarType dtype);
   /// @param scale  f32 [rows] or [rows, blocks]
   at::Tensor (*decode_int)(const at::Tensor& codes, const at::Tensor& scale, at::ScalarType dtype);
   at::Tensor (*decode_nvfp4)(const at::Tensor& codes, const at::Tensor& scale, const at::Tensor& scale_2,
                              at::ScalarType dtype);
 
   at::Tensor (*simulate_fp8)(const at::Tensor& x, float scale);
+  /// @param x  [..., columns]: one scale for each of the leading indices
+  at::Tensor (*simulate_fp8_tokens)(const at::Tensor& x);
   at::Tensor (*simulate_int8)(const at::Tensor& x, float scale);
   at::Tensor (*simulate_nvfp4)(const at::Tensor& x, float scale);
 

@@ -12,6 +12,8 @@ const char* input_format_name(InputFormat format) {
       return "int8";
     case InputFormat::nvfp4:
       return "nvfp4";
+    case InputFormat::fp8_tokens:
+      return "fp8_e4m3 per token";
     case InputFormat::none:
       break;
   }
@@ -36,7 +38,10 @@ double Scheme::bits_per_weight() const {
       return 4 + 16.0 / static_cast<double>(block);
     case Codec::nvfp4:
       return 4 + 8.0 / static_cast<double>(block);
+    case Codec::fp8_blocks:
+      return 8 + 32.0 / static_cast<double>(block * block);
     case Codec::fp8_e4m3:
+    case Codec::fp8_rows:
     case Codec::int8:
       break;
   }
@@ -74,6 +79,31 @@ const std::vector<Preset>& presets() {
        "FP4 E2M1, blocks of 16",
        "FP4 E2M1, blocks of 16",
        "fastest on Blackwell"},
+      {"fp8_pc_pt",
+       {.weight = Codec::fp8_rows, .input = InputFormat::fp8_tokens},
+       "FP8 E4M3, one scale a row",
+       "FP8 E4M3, dynamic per token",
+       "fp8 without calibration data, on any model"},
+      {"fp8_pb_wo",
+       {.weight = Codec::fp8_blocks, .block = kFp8Block},
+       "FP8 E4M3, blocks of 128 × 128",
+       "as is",
+       "the DeepSeek layout, without calibration data"},
+      {"int8_wo",
+       {.weight = Codec::int8},
+       "INT8, one scale a row",
+       "as is",
+       "half the size on any GPU, without calibration data"},
+      {"w4a16",
+       {.weight = Codec::int4, .block = 128},
+       "INT4, blocks of 128",
+       "as is",
+       "int4_awq where there is no calibration data"},
+      {"w4a16_nvfp4",
+       {.weight = Codec::nvfp4, .block = kNvfp4Block},
+       "FP4 E2M1, blocks of 16",
+       "as is",
+       "4 bits with finer scales, without calibration data"},
   };
   return all;
 }
@@ -96,6 +126,7 @@ const Preset& preset_of(const Scheme& scheme) {
 float input_format_max(InputFormat format) {
   switch (format) {
     case InputFormat::fp8:
+    case InputFormat::fp8_tokens:
       return kFp8Max;
     case InputFormat::int8:
       return 127;
@@ -115,6 +146,8 @@ at::Tensor simulate_input(InputFormat format, const at::Tensor& x, float scale) 
       return simulate_int8(x, scale);
     case InputFormat::nvfp4:
       return simulate_nvfp4(x, scale);
+    case InputFormat::fp8_tokens:
+      return simulate_fp8_tokens(x);
     case InputFormat::none:
       break;
   }

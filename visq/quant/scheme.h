@@ -9,8 +9,9 @@
 
 namespace visq {
 
-/// Number format of a linear's input; scales of all three are per tensor and calibrated.
-enum class InputFormat { none, fp8, int8, nvfp4 };
+/// Number format of a linear's input. Scales are per tensor and calibrated; those of fp8_tokens are one a
+/// token, which the engine computes from the token.
+enum class InputFormat { none, fp8, int8, nvfp4, fp8_tokens };
 enum class Solver { max, smoothquant, awq };
 enum class KvCacheFormat { none, fp8 };
 
@@ -19,14 +20,16 @@ const char* solver_name(Solver solver);
 
 struct Scheme {
   Codec weight = Codec::fp8_e4m3;
-  int64_t block = 0;              ///< int4, nvfp4: columns that share a scale
+  int64_t block = 0;              ///< int4, nvfp4, fp8_blocks: columns that share a scale
   bool fp8_second_stage = false;  ///< W4A8: the int4 values are rounded to E4M3 again before the product
   InputFormat input = InputFormat::none;
   Solver solver = Solver::max;
   bool operator==(const Scheme&) const = default;
 
   bool needs_gram() const { return solver == Solver::awq; }
-  bool needs_calibration() const { return input != InputFormat::none || solver != Solver::max; }
+  /// Whether there is an input scale to be found and stored.
+  bool has_input_scale() const { return input != InputFormat::none && input != InputFormat::fp8_tokens; }
+  bool needs_calibration() const { return has_input_scale() || solver != Solver::max; }
   /// Bits a weight takes on disk, scales included.
   double bits_per_weight() const;
 };
@@ -47,7 +50,8 @@ const Preset& preset_of(const Scheme& scheme);
 
 /// Greatest input of a linear under `format` when its input scale is 1 (448, 127, 2688).
 float input_format_max(InputFormat format);
-/// What an engine does to a linear's input. @param scale  amax / input_format_max(format)
+/// What an engine does to a linear's input.
+/// @param scale  amax / input_format_max(format); not used where the scheme has no input scale
 at::Tensor simulate_input(InputFormat format, const at::Tensor& x, float scale);
 
 }  // namespace visq

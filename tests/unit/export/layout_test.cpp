@@ -32,6 +32,18 @@ TEST(ModelOptLayout, TensorsPerFormat) {
                                                       {"m.weight_scale_2", at::kFloat, {}},
                                                       {"m.input_scale", at::kFloat, {}},
                                                       {"m.pre_quant_scale", at::kBFloat16, {512}}}));
+  EXPECT_EQ(shapes(layout, "fp8_pc_pt", true),
+            (Shapes{{"m.weight", at::kFloat8_e4m3fn, {256, 512}}, {"m.weight_scale", at::kFloat, {256}}}));
+  EXPECT_EQ(shapes(layout, "fp8_pb_wo", true), (Shapes{{"m.weight", at::kFloat8_e4m3fn, {256, 512}},
+                                                       {"m.weight_scale", at::kFloat, {2, 1, 4, 1}}}));
+  EXPECT_EQ(shapes(layout, "int8_wo", true),
+            (Shapes{{"m.weight", at::kChar, {256, 512}}, {"m.weight_scale", at::kFloat, {256}}}));
+  EXPECT_EQ(shapes(layout, "w4a16", true), (Shapes{{"m.weight", at::kByte, {128, 512}},
+                                                   {"m.weight_scale", at::kFloat, {256, 4}},
+                                                   {"m.pre_quant_scale", at::kBFloat16, {512}}}));
+  EXPECT_EQ(shapes(layout, "w4a16_nvfp4", true), (Shapes{{"m.weight", at::kByte, {256, 256}},
+                                                         {"m.weight_scale", at::kFloat8_e4m3fn, {256, 32}},
+                                                         {"m.weight_scale_2", at::kFloat, {}}}));
 }
 
 // The rows of spec/export.md §5.2.
@@ -43,6 +55,37 @@ TEST(CompressedTensorsLayout, TensorsPerFormat) {
   EXPECT_EQ(shapes(layout, "int8_sq", false), (Shapes{{"m.weight", at::kChar, {256, 512}},
                                                       {"m.weight_scale", at::kBFloat16, {256, 1}},
                                                       {"m.input_scale", at::kBFloat16, {1}}}));
+  EXPECT_EQ(shapes(layout, "fp8_pc_pt", false), (Shapes{{"m.weight", at::kFloat8_e4m3fn, {256, 512}},
+                                                        {"m.weight_scale", at::kBFloat16, {256, 1}}}));
+  EXPECT_EQ(shapes(layout, "int8_wo", false), (Shapes{{"m.weight_packed", at::kInt, {256, 128}},
+                                                      {"m.weight_scale", at::kBFloat16, {256, 1}},
+                                                      {"m.weight_shape", at::kLong, {2}}}));
+  EXPECT_EQ(shapes(layout, "w4a16_nvfp4", false), (Shapes{{"m.weight_packed", at::kByte, {256, 256}},
+                                                          {"m.weight_scale", at::kFloat8_e4m3fn, {256, 32}},
+                                                          {"m.weight_global_scale", at::kFloat, {1}}}));
+}
+
+// spec/export.md §6.3.
+TEST(HfFp8Layout, TensorsAndConfiguration) {
+  const Layout& layout = hf_fp8_layout();
+  EXPECT_EQ(shapes(layout, "fp8_pb_wo", false), (Shapes{{"m.weight", at::kFloat8_e4m3fn, {256, 512}},
+                                                        {"m.weight_scale_inv", at::kFloat, {2, 4}}}));
+  const Json config = layout.quantization_config({find_preset("fp8_pb_wo").scheme,
+                                                  KvCacheFormat::none,
+                                                  {"visual", "lm_head"},
+                                                  {},
+                                                  {"lm_head", "visual.blocks.0.mlp.fc1"}});
+  EXPECT_EQ(config, (Json{{"quant_method", "fp8"},
+                          {"activation_scheme", "dynamic"},
+                          {"weight_block_size", {128, 128}},
+                          {"modules_to_not_convert", {"visual", "lm_head", "visual.blocks.0.mlp.fc1"}}}));
+}
+
+TEST(HfFp8Layout, OtherBlocksAreRefused) {
+  EXPECT_THROW(hf_fp8_layout().recognise({{"quant_method", "fp8"}}, "config.json"), Error);
+  EXPECT_THROW(
+      hf_fp8_layout().recognise({{"quant_method", "fp8"}, {"weight_block_size", {1, 32}}}, "config.json"),
+      Error);
 }
 
 TEST(Layouts, AutoPicksTheOneThatTheMostEnginesRead) {
@@ -54,6 +97,11 @@ TEST(Layouts, AutoPicksTheOneThatTheMostEnginesRead) {
   EXPECT_EQ(chosen("w4a8_awq"), "modelopt");
   EXPECT_EQ(chosen("int8_sq"), "compressed-tensors");
   EXPECT_EQ(chosen("int4_awq"), "compressed-tensors");
+  EXPECT_EQ(chosen("fp8_pc_pt"), "compressed-tensors");
+  EXPECT_EQ(chosen("fp8_pb_wo"), "hf-fp8");
+  EXPECT_EQ(chosen("int8_wo"), "compressed-tensors");
+  EXPECT_EQ(chosen("w4a16"), "compressed-tensors");
+  EXPECT_EQ(chosen("w4a16_nvfp4"), "modelopt");
 }
 
 TEST(Layouts, AskingForOneThatDoesNotHoldTheFormatIsRefused) {
@@ -66,7 +114,7 @@ TEST(Layouts, RecogniseWhatTheyWrite) {
     for (const Preset& preset : presets()) {
       if (!layout->holds(preset.scheme)) continue;
       for (const KvCacheFormat kv : {KvCacheFormat::none, KvCacheFormat::fp8}) {
-        const Json config = layout->quantization_config({preset.scheme, kv, {"lm_head"}, {}});
+        const Json config = layout->quantization_config({preset.scheme, kv, {"lm_head"}, {}, {}});
         const auto found = layout->recognise(config, "config.json");
         ASSERT_TRUE(found.has_value());
         EXPECT_EQ(found->first, preset.scheme);
@@ -81,9 +129,29 @@ TEST(ModelOptLayout, ExcludeListNamesRootsAndWhatIsBelow) {
   const Json config = modelopt_layout().quantization_config({find_preset("fp8").scheme,
                                                              KvCacheFormat::none,
                                                              {"visual", "model.visual"},
-                                                             {"model.layers.1.mlp.up_proj"}});
+                                                             {"model.layers.1.mlp.up_proj"},
+                                                             {}});
   EXPECT_EQ(config.at("ignore"),
             (Json{"visual", "visual.*", "model.visual", "model.visual.*", "model.layers.1.mlp.up_proj"}));
+}
+
+// Another tool's checkpoints do not name the preset.
+TEST(Layouts, WithoutTheNameOfAPresetInt4IsTakenForAwqs) {
+  for (const Layout* layout : {&modelopt_layout(), &compressed_tensors_layout()}) {
+    Json config = layout->quantization_config({find_preset("w4a16").scheme, KvCacheFormat::none, {}, {}, {}});
+    config.erase("producer");
+    EXPECT_EQ(layout->recognise(config, "config.json")->first, find_preset("int4_awq").scheme);
+    config["producer"] = {{"preset", 3}};
+    EXPECT_EQ(layout->recognise(config, "config.json")->first, find_preset("int4_awq").scheme);
+  }
+}
+
+TEST(ModelOptLayout, WeightOnlyGroupsHaveNoInputs) {
+  const Json config = modelopt_layout().quantization_config(
+      {find_preset("w4a16_nvfp4").scheme, KvCacheFormat::none, {}, {}, {}});
+  EXPECT_EQ(config.at("quant_algo"), "W4A16_NVFP4");
+  EXPECT_EQ(config.at("config_groups").at("group_0").count("input_activations"), 0u);
+  EXPECT_EQ(config.at("group_size"), 16);
 }
 
 TEST(AddQuantizationConfig, KeepsTheRestOfTheTextAsItWas) {

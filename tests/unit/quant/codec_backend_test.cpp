@@ -10,6 +10,7 @@
 #include <cmath>
 #include <limits>
 
+#include "visq/core/error.h"
 #include "visq/quant/codec.h"
 
 namespace visq {
@@ -142,6 +143,34 @@ TEST_P(CodecTwins, EncodeTheSameFp8) {
   });
 }
 
+// Whole rows; blocks that divide neither extent; blocks larger than the matrix.
+const std::vector<std::pair<int64_t, int64_t>> kFp8Blocks = {{1, 0}, {2, 16}, {4, 24}, {128, 128}};
+
+TEST_P(CodecTwins, EncodeTheSameFp8InBlocks) {
+  for_weights(kWidths, [&](const at::Tensor& w) {
+    for (const auto& [rows, columns] : kFp8Blocks)
+      for (const at::ScalarType scale_dtype : kTypes) {
+        const int64_t across = columns == 0 ? w.size(1) : columns;
+        const EncodedMatrix a = cpu.encode_fp8_blocks(w, rows, across, scale_dtype),
+                            b = aten.encode_fp8_blocks(w, rows, across, scale_dtype);
+        ASSERT_EQ(a.scale.size(0), (w.size(0) + rows - 1) / rows);
+        ASSERT_EQ(a.scale.size(1), (w.size(1) + across - 1) / across);
+        EXPECT_TRUE(same_bits(a.codes, b.codes));
+        EXPECT_TRUE(same_bits(a.scale, b.scale));
+        for (const at::ScalarType dtype : kTypes)
+          EXPECT_TRUE(same_bits(cpu.decode_fp8_blocks(a.codes, a.scale, rows, across, dtype),
+                                aten.decode_fp8_blocks(a.codes, a.scale, rows, across, dtype)));
+      }
+  });
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {
+    at::Tensor w = at::ones({5, 40});
+    w[4][39] = bad;
+    for (const CodecBackend* codecs : {&cpu, &aten})
+      for (const auto& [rows, columns] : kFp8Blocks)
+        EXPECT_FALSE(codecs->encode_fp8_blocks(w, rows, std::max<int64_t>(columns, 16), at::kFloat).finite);
+  }
+}
+
 TEST_P(CodecTwins, EncodeTheSameIntegers) {
   for_weights(kWidths, [&](const at::Tensor& w) {
     for (const at::ScalarType scale_dtype : kTypes)
@@ -211,6 +240,10 @@ TEST_P(CodecTwins, SimulateTheSameInputs) {
       EXPECT_TRUE(same_bits(cpu.simulate_int8(x, amax / 127), aten.simulate_int8(x, amax / 127)));
       EXPECT_TRUE(same_bits(cpu.simulate_nvfp4(x, amax / 2688), aten.simulate_nvfp4(x, amax / 2688)));
     }
+    const at::Tensor y = cpu.simulate_fp8_tokens(x);
+    EXPECT_TRUE(same_bits(y, aten.simulate_fp8_tokens(x)));
+    EXPECT_TRUE(at::isnan(y[1]).all().item<bool>());
+    EXPECT_FALSE(at::isnan(y[0]).any().item<bool>());
   });
 }
 
@@ -226,6 +259,15 @@ TEST_P(CodecTwins, RearrangeInt4TheSameWay) {
       EXPECT_TRUE(same_bits(codecs->int4_from_words(words), codes));
     }
   }
+}
+
+TEST(Int8Words, HoldFourColumnsEachFromTheLowestByteOffsetBy128) {
+  const at::Tensor codes = at::tensor({-128, -127, -1, 0, 1, 2, 126, 127}, at::kChar).view({2, 4});
+  const at::Tensor words = int8_to_words(codes);
+  EXPECT_TRUE(at::equal(
+      words, at::tensor({int64_t{0x807F0100}, int64_t{0xFFFE8281}}, at::kLong).to(at::kInt).view({2, 1})));
+  EXPECT_TRUE(at::equal(int8_from_words(words), codes));
+  EXPECT_THROW(int8_to_words(codes.slice(1, 0, 3)), Error);
 }
 
 // A plain reference: the nearest number of a list, halves to the even code.
@@ -320,6 +362,27 @@ TEST_P(CodecTwins, EncodeLikeThePlainReference) {
     for (int64_t i = 0; i < wide.numel(); ++i)
       ASSERT_EQ(fp8_bytes.const_data_ptr<uint8_t>()[i], fp8_code(w[i] / fp8_scale)) << i;
 
+    const auto expect_fp8 = [&](const PackedTensor& packed, int64_t block_rows, int64_t block_columns) {
+      const at::Tensor bytes = packed.codes.view(at::kByte), values = dequantize(packed);
+      const int64_t across = (columns + block_columns - 1) / block_columns;
+      for (int64_t r = 0; r < rows; ++r)
+        for (int64_t c = 0; c < columns; ++c) {
+          const int64_t top = r / block_rows * block_rows, left = c / block_columns * block_columns;
+          float block_amax = 0;
+          for (int64_t row = top; row < std::min(rows, top + block_rows); ++row)
+            block_amax = std::max(block_amax,
+                                  largest(w + row * columns + left, std::min(block_columns, columns - left)));
+          const float scale = reference_scale(block_amax, 448);
+          ASSERT_EQ(packed.scale.const_data_ptr<float>()[r / block_rows * across + c / block_columns], scale);
+          const int code = fp8_code(w[r * columns + c] / scale);
+          ASSERT_EQ(bytes.const_data_ptr<uint8_t>()[r * columns + c], code) << r << ", " << c;
+          const float magnitude = static_cast<float>(kE4m3[static_cast<size_t>(code & 0x7F)]) * scale;
+          ASSERT_EQ(values.const_data_ptr<float>()[r * columns + c], code & 0x80 ? -magnitude : magnitude);
+        }
+    };
+    expect_fp8(pack_fp8_rows(weight), 1, columns);
+    expect_fp8(pack_fp8_blocks(weight), 128, 128);
+
     const auto expect_int = [&](const PackedTensor& packed, int64_t block, int code_max) {
       for (int64_t b = 0; b < wide.numel() / block; ++b) {
         const float scale = reference_scale(largest(w + b * block, block), static_cast<float>(code_max));
@@ -358,6 +421,7 @@ TEST_P(CodecTwins, SimulateWhatPackingAndDequantizingGives) {
     const PackedTensor fp8 = pack_fp8(x), fp4 = pack_nvfp4(x);
     EXPECT_TRUE(same_bits(simulate_fp8(x, fp8.scale.item<float>()), dequantize(fp8, dtype)));
     EXPECT_TRUE(same_bits(simulate_nvfp4(x, fp4.scale_2.item<float>()), dequantize(fp4, dtype)));
+    EXPECT_TRUE(same_bits(simulate_fp8_tokens(x), dequantize(pack_fp8_rows(x), dtype)));
     const PackedTensor int8 = pack_int8(x.view({1, -1}));
     EXPECT_TRUE(same_bits(simulate_int8(x.view({1, -1}), int8.scale.item<float>()), dequantize(int8, dtype)));
   });
@@ -369,8 +433,9 @@ TEST(CodecThreads, DoNotChangeTheResult) {
   const auto run = [&](int threads) {
     at::set_num_threads(threads);
     std::vector<at::Tensor> results = {simulate_fp8(w, 0.01f), simulate_int8(w, 0.02f),
-                                       simulate_nvfp4(w, 0.001f)};
-    for (const PackedTensor& packed : {pack_fp8(w), pack_int8(w), pack_int4(w, 16), pack_nvfp4(w)}) {
+                                       simulate_nvfp4(w, 0.001f), simulate_fp8_tokens(w)};
+    for (const PackedTensor& packed :
+         {pack_fp8(w), pack_fp8_rows(w), pack_fp8_blocks(w), pack_int8(w), pack_int4(w, 16), pack_nvfp4(w)}) {
       results.push_back(packed.codes);
       results.push_back(packed.scale);
       results.push_back(dequantize(packed));
@@ -397,10 +462,11 @@ TEST(CodecDevices, GiveTheSameBytes) {
       for (const at::ScalarType dtype : kTypes) {
         SCOPED_TRACE(weight.name + ", " + std::to_string(columns) + " columns, " + c10::toString(dtype));
         const at::Tensor w = in_type(weight, dtype), on_device = w.to(at::kCUDA);
-        const std::vector<PackedTensor> here = {pack_fp8(w), pack_int8(w, dtype), pack_int4(w, 16),
-                                                pack_nvfp4(w)};
-        const std::vector<PackedTensor> there = {pack_fp8(on_device), pack_int8(on_device, dtype),
-                                                 pack_int4(on_device, 16), pack_nvfp4(on_device)};
+        const auto pack_all = [&](const at::Tensor& x) {
+          return std::vector<PackedTensor>{pack_fp8(x),         pack_fp8_rows(x, dtype), pack_fp8_blocks(x),
+                                           pack_int8(x, dtype), pack_int4(x, 16),        pack_nvfp4(x)};
+        };
+        const std::vector<PackedTensor> here = pack_all(w), there = pack_all(on_device);
         for (size_t i = 0; i < here.size(); ++i) {
           SCOPED_TRACE(codec_name(here[i].codec));
           EXPECT_TRUE(there[i].codes.is_cuda() && there[i].scale.is_cuda());
@@ -410,6 +476,7 @@ TEST(CodecDevices, GiveTheSameBytes) {
         }
         const float scale = std::max(absolute_maximum(w), kSmallestAmax) / 448;
         EXPECT_TRUE(same_bits(simulate_fp8(w, scale), simulate_fp8(on_device, scale).cpu()));
+        EXPECT_TRUE(same_bits(simulate_fp8_tokens(w), simulate_fp8_tokens(on_device).cpu()));
         EXPECT_TRUE(same_bits(simulate_int8(w, scale), simulate_int8(on_device, scale).cpu()));
         EXPECT_TRUE(same_bits(simulate_nvfp4(w, scale / 6), simulate_nvfp4(on_device, scale / 6).cpu()));
       }

@@ -31,8 +31,10 @@ TEST(Scheme, UnknownPresetIsRefusedWithTheListOfPresets) {
     find_preset("fp7");
     FAIL();
   } catch (const Error& e) {
-    EXPECT_STREQ(e.what(),
-                 "--format fp7: no such format; choose from fp8, int8_sq, int4_awq, w4a8_awq, nvfp4");
+    EXPECT_STREQ(
+        e.what(),
+        "--format fp7: no such format; choose from fp8, int8_sq, int4_awq, w4a8_awq, nvfp4, fp8_pc_pt, "
+        "fp8_pb_wo, int8_wo, w4a16, w4a16_nvfp4");
   }
 }
 
@@ -41,6 +43,15 @@ TEST(Scheme, BitsPerWeightCountTheScales) {
   EXPECT_DOUBLE_EQ(find_preset("int4_awq").scheme.bits_per_weight(),
                    4.125);                                               // a 16-bit scale per 128 weights
   EXPECT_DOUBLE_EQ(find_preset("nvfp4").scheme.bits_per_weight(), 4.5);  // an 8-bit scale per 16 weights
+}
+
+TEST(Scheme, CalibrationIsNeededForInputScalesAndSmoothingOnly) {
+  for (const Preset& preset : presets()) {
+    const bool calibrated = preset.name == "fp8" || preset.name == "nvfp4" || preset.name == "int8_sq" ||
+                            preset.name == "int4_awq" || preset.name == "w4a8_awq";
+    EXPECT_EQ(preset.scheme.needs_calibration(), calibrated) << preset.name;
+  }
+  EXPECT_FALSE(find_preset("fp8_pc_pt").scheme.has_input_scale());  // each token brings its own
 }
 
 TEST(Scheme, PresetsAreToldApartByTheirSchemes) {

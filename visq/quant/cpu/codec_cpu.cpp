@@ -42,8 +42,10 @@ void* at_element_mutable(const at::Tensor& x, int64_t element) {
 const uint8_t* bytes_of(const at::Tensor& x) { return static_cast<const uint8_t*>(x.const_data_ptr()); }
 uint8_t* bytes_of_mutable(const at::Tensor& x) { return static_cast<uint8_t*>(x.mutable_data_ptr()); }
 
+/// The larger one; a NaN when there is one.
+float larger(float a, float b) { return std::isnan(a) || a > b ? a : b; }
+
 float absolute_maximum(const at::Tensor& x) {
-  const auto larger = [](float a, float b) { return std::isnan(a) || a > b ? a : b; };
   return at::parallel_reduce(
       0, x.numel(), kGrain, 0.0f,
       [&](int64_t begin, int64_t end, float so_far) {
@@ -59,6 +61,47 @@ at::Tensor encode_fp8(const at::Tensor& weight, float scale) {
                         bytes_of_mutable(codes) + begin);
   });
   return codes;
+}
+
+/// body(row block, column block, rows, columns): what a block covers.
+template <class Body>
+void for_blocks(const at::Tensor& matrix, int64_t block_rows, int64_t block_columns, const Body& body) {
+  struct Range {
+    int64_t begin, end;
+  };
+  const int64_t rows = matrix.size(0), columns = matrix.size(1);
+  const int64_t down = (rows + block_rows - 1) / block_rows;
+  const int64_t across = (columns + block_columns - 1) / block_columns;
+  for_rows(down, block_rows * columns, [&](int64_t r) {
+    const Range covered{r * block_rows, std::min(rows, (r + 1) * block_rows)};
+    for (int64_t c = 0; c < across; ++c)
+      body(r * across + c, covered, Range{c * block_columns, std::min(columns, (c + 1) * block_columns)});
+  });
+}
+
+EncodedMatrix encode_fp8_blocks(const at::Tensor& weight, int64_t block_rows, int64_t block_columns,
+                                at::ScalarType scale_dtype) {
+  const int64_t columns = weight.size(1);
+  EncodedMatrix result{at::empty(weight.sizes(), at::kFloat8_e4m3fn),
+                       at::empty({(weight.size(0) + block_rows - 1) / block_rows,
+                                  (columns + block_columns - 1) / block_columns},
+                                 at::kFloat)};
+  float* scales = result.scale.mutable_data_ptr<float>();
+  std::atomic<bool> finite = true;
+  for_blocks(weight, block_rows, block_columns, [&](int64_t block, const auto& rows, const auto& run) {
+    const int64_t length = run.end - run.begin;
+    float amax = 0;
+    for (int64_t row = rows.begin; row < rows.end; ++row)
+      amax = larger(amax, kernels::absolute_maximum(at_element(weight, row * columns + run.begin),
+                                                    weight.scalar_type(), length));
+    if (!std::isfinite(amax)) finite = false;
+    scales[block] = scale_for(amax, 448.0f, scale_dtype);
+    for (int64_t row = rows.begin; row < rows.end; ++row)
+      kernels::encode_fp8(at_element(weight, row * columns + run.begin), weight.scalar_type(), length,
+                          scales[block], bytes_of_mutable(result.codes) + row * columns + run.begin);
+  });
+  result.finite = finite;
+  return result;
 }
 
 EncodedMatrix encode_int(const at::Tensor& weight, int64_t block, int code_max, at::ScalarType scale_dtype) {
@@ -99,6 +142,19 @@ at::Tensor decode_fp8(const at::Tensor& codes, const at::Tensor& scale, at::Scal
   return values;
 }
 
+at::Tensor decode_fp8_blocks(const at::Tensor& codes, const at::Tensor& scale, int64_t block_rows,
+                             int64_t block_columns, at::ScalarType dtype) {
+  const int64_t columns = codes.size(1);
+  at::Tensor values = at::empty(codes.sizes(), dtype);
+  const float* factors = scale.const_data_ptr<float>();
+  for_blocks(codes, block_rows, block_columns, [&](int64_t block, const auto& rows, const auto& run) {
+    for (int64_t row = rows.begin; row < rows.end; ++row)
+      kernels::decode_fp8(bytes_of(codes) + row * columns + run.begin, run.end - run.begin, factors[block],
+                          dtype, at_element_mutable(values, row * columns + run.begin));
+  });
+  return values;
+}
+
 at::Tensor decode_int(const at::Tensor& codes, const at::Tensor& scale, at::ScalarType dtype) {
   const int64_t rows = codes.size(0), columns = codes.size(1);
   const int64_t blocks = scale.numel() / rows, block = columns / blocks;
@@ -133,6 +189,18 @@ at::Tensor simulate(const at::Tensor& x, float scale) {
   at::Tensor y = at::empty(x.sizes(), x.scalar_type());
   for_runs(x.numel(), [&](int64_t begin, int64_t end) {
     kernel(at_element(x, begin), x.scalar_type(), end - begin, scale, at_element_mutable(y, begin));
+  });
+  return y;
+}
+
+at::Tensor simulate_fp8_tokens(const at::Tensor& x) {
+  const int64_t columns = x.size(-1), tokens = x.numel() / std::max<int64_t>(1, columns);
+  at::Tensor y = at::empty(x.sizes(), x.scalar_type());
+  for_rows(tokens, columns, [&](int64_t token) {
+    const void* const from = at_element(x, token * columns);
+    const float amax = kernels::absolute_maximum(from, x.scalar_type(), columns);
+    kernels::simulate_fp8(from, x.scalar_type(), columns, scale_for(amax, 448.0f, at::kFloat),
+                          at_element_mutable(y, token * columns));
   });
   return y;
 }
@@ -205,12 +273,15 @@ const CodecBackend& cpu_codecs() {
   static constexpr CodecBackend backend = {
       .absolute_maximum = absolute_maximum,
       .encode_fp8 = encode_fp8,
+      .encode_fp8_blocks = encode_fp8_blocks,
       .encode_int = encode_int,
       .encode_nvfp4 = encode_nvfp4,
       .decode_fp8 = decode_fp8,
+      .decode_fp8_blocks = decode_fp8_blocks,
       .decode_int = decode_int,
       .decode_nvfp4 = decode_nvfp4,
       .simulate_fp8 = simulate<kernels::simulate_fp8>,
+      .simulate_fp8_tokens = simulate_fp8_tokens,
       .simulate_int8 = simulate<kernels::simulate_int8>,
       .simulate_nvfp4 = simulate<kernels::simulate_nvfp4>,
       .int4_to_row_pairs = int4_to_row_pairs,
