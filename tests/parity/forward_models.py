@@ -44,7 +44,7 @@ from transformers import (
 )
 
 # The chat templates as published with llava-1.5-7b-hf, llava-interleave-qwen-0.5b-hf and Qwen2.5-VL-3B-Instruct (the
-# branches that text and images reach).
+# branches that text, images and videos reach).
 VICUNA = (
     "{% for message in messages %}{% if message['role'] != 'system' %}{{ message['role'].upper() + ': '}}{% endif %}"
     "{# Render all images first #}{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}"
@@ -63,7 +63,8 @@ QWEN = (
     "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}<|im_start|>system\n"
     "You are a helpful assistant.<|im_end|>\n{% endif %}<|im_start|>{{ message['role'] }}\n"
     "{% for content in message['content'] %}{% if content['type'] == 'image' %}"
-    "<|vision_start|><|image_pad|><|vision_end|>{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}"
+    "<|vision_start|><|image_pad|><|vision_end|>{% elif content['type'] == 'video' %}"
+    "<|vision_start|><|video_pad|><|vision_end|>{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}"
     "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
@@ -367,6 +368,10 @@ def make_qwen_vl(kind):
         "preprocessor_config.json": processor,
         "tokenizer_config.json": {"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|im_end|>"},
     }
+    if kind == "2":  # the other takes the limits of images, as older files do
+        files["video_preprocessor_config.json"] = {"video_processor_type": "Qwen2VLVideoProcessor",
+                                                   "size": {"shortest_edge": 3136, "longest_edge": 12544},
+                                                   "image_mean": MEAN, "image_std": STD}  # fmt: skip
     return randomize(model), tokenizer, QWEN, files
 
 
@@ -429,6 +434,8 @@ def make_qwen3_vl(moe=False):
                                      "temporal_patch_size": 2, "size": {"shortest_edge": 4096, "longest_edge": 100352},
                                      "image_mean": [0.5] * 3, "image_std": [0.5] * 3,
                                      "processor_class": "Qwen3VLProcessor"},
+        "video_preprocessor_config.json": {"video_processor_type": "Qwen3VLVideoProcessor",
+                                           "size": {"shortest_edge": 4096, "longest_edge": 40960}},
         "tokenizer_config.json": {"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|im_end|>"},
     }  # fmt: skip
     return model, tokenizer, QWEN, files

@@ -1,9 +1,9 @@
 // probe_forward MODEL DATA.jsonl OUT.safetensors [fp32|bf16] [--generate N]
 //
 // Runs all samples as one flat batch (so that the sequence borders matter) and writes, for each sample i:
-// ids.i, tower.i (before the projector), features.i, merged.i (what the first layer reads), layer.L.i (hidden
-// states after each layer) and logits.i, all in fp32. With --generate N, prints N greedy tokens a line for
-// each sample.
+// ids.i, positions.i ([axes, tokens]), pixels.i.k of its k-th image or video, tower.i (before the projector),
+// features.i, merged.i (what the first layer reads), layer.L.i (hidden states after each layer) and logits.i,
+// all in fp32. With --generate N, prints N greedy tokens a line for each sample.
 #include <ATen/ATen.h>
 #include <fmt/ranges.h>
 
@@ -76,6 +76,9 @@ void run(const std::vector<std::string>& arguments) {
     const std::string index = std::to_string(samples.size() - 1);
     out.emplace_back("ids." + index, at::tensor(samples.back().ids, at::kLong));
     if (samples.back().images.empty()) continue;
+    for (const ProcessedImage& image : samples.back().images)
+      out.emplace_back(visq::format("pixels.{}.{}", index, &image - samples.back().images.data()),
+                       image.pixels);
     out.emplace_back("tower." + index, owned(model.tower_features(samples.back().images)));
     out.emplace_back("features." + index, owned(model.image_features(samples.back().images).rows));
   }
@@ -83,6 +86,9 @@ void run(const std::vector<std::string>& arguments) {
   for (int64_t i = 0; i < model.spec().decoder.layers; ++i) layers.push_back(model.load_layer(i));
   const Batch batch = model.embed(samples);
   add_slices(out, "merged", batch.hidden, batch.offsets);
+  for (size_t i = 0; i < samples.size(); ++i)
+    out.emplace_back(visq::format("positions.{}", i),
+                     batch.positions.slice(1, batch.offsets[i], batch.offsets[i + 1]).clone());
   add_slices(out, "logits", model.logits(run_layers(model, layers, batch, nullptr, &out)), batch.offsets);
   write_safetensors(arguments[2], out);
   std::vector<bool> pictured;

@@ -91,6 +91,8 @@ void show_samples(const std::vector<Row>& rows, const Evaluation& evaluation, in
     for (const Message& message : sample.messages)
       for (const ContentPart& part : message.content) {
         if (part.kind == ContentPart::Kind::image) visq::print("\n{}", image_as_text(read_image(part.image)));
+        if (part.kind == ContentPart::Kind::video)
+          visq::print("\n{}", image_as_text(read_image(part.video.frames.front())));
         question += part.text;
       }
     visq::print("  {}   (expected: {})\n", question, *sample.answer);

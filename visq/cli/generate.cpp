@@ -8,7 +8,8 @@ namespace {
 
 struct Arguments {
   std::string checkpoint, question;
-  std::vector<std::string> images;
+  std::vector<std::string> images, frames;
+  double fps = kDefaultFps;
   int64_t max_new_tokens = 128;
   ComputeOptions compute;
 };
@@ -19,9 +20,17 @@ void run(const Arguments& arguments) {
   Message message{"user", {}};
   for (const std::string& image : arguments.images) {
     if (!std::filesystem::is_regular_file(image)) fail("--image {}: no such file", image);
-    message.content.push_back({ContentPart::Kind::image, "", image});
+    message.content.push_back({.kind = ContentPart::Kind::image, .image = image});
   }
-  message.content.push_back({ContentPart::Kind::text, arguments.question, {}});
+  if (!arguments.frames.empty()) {
+    ContentPart part{.kind = ContentPart::Kind::video};
+    part.video = {{arguments.frames.begin(), arguments.frames.end()}, arguments.fps};
+    check_video(part.video, "--video-frames");
+    for (const std::filesystem::path& frame : part.video.frames)
+      if (!std::filesystem::is_regular_file(frame)) fail("--video-frames {}: no such file", frame.string());
+    message.content.push_back(std::move(part));
+  }
+  message.content.push_back({.text = arguments.question});
   Sample sample;
   sample.messages.push_back(std::move(message));
   sample.origin = "the question";
@@ -38,6 +47,10 @@ void add_generate_command(CLI::App& app) {
   command->add_option("checkpoint", arguments->checkpoint, "checkpoint directory")->required();
   command->add_option("question", arguments->question, "what to ask")->required();
   command->add_option("--image", arguments->images, "picture to ask about (repeatable)");
+  command->add_option("--video-frames", arguments->frames, "pictures of a video to ask about, in order");
+  command->add_option("--fps", arguments->fps, "frames a second of --video-frames")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
   command->add_option("--max-new-tokens", arguments->max_new_tokens, "longest answer")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);

@@ -95,6 +95,19 @@ struct AdapterSpec {
   bool for_images = false;  ///< samples with images run with it; no others do
 };
 
+/// How a video becomes tokens: each of its steps in time is an image to the tower, and the steps follow one
+/// another. Source: spec/models-llava-vila-qwen.md §7–9 and transformers 5.23, which says what that leaves
+/// out.
+struct VideoLayout {
+  std::optional<int64_t> token_id;  ///< absent: the family reads no videos
+  std::string token;                ///< text of the token that stands for a feature row; the placeholder too
+  std::string processor;            ///< class of the video processor where no file names one
+  /// Text around the tokens of each step, "{seconds}" being the middle of its frames. With such a text the
+  /// positions of each step are those of an image; without it they count on in time.
+  std::string step_before, step_after;
+  int64_t tokens_per_second = 0;  ///< positions in time a second; 0: one a step
+};
+
 struct ModelSpec {
   std::string family;        ///< "llava", "qwen2_5_vl"
   std::string architecture;  ///< as in config.json
@@ -129,6 +142,7 @@ struct ModelSpec {
   bool single_bos = false;           ///< of those pieces only the first has a BOS
   bool template_reads_text = false;  ///< chat templates read content as one text with placeholders (Phi)
   ImageLayout layout;
+  VideoLayout video;
   /// Prompter falls back to vicuna where chatml_images_first meets a tokenizer without <|im_start|>, and
   /// takes llama_3 or hermes_2 where vicuna_v1 or llava_v1 meets one with <|start_header_id|> or
   /// <|im_start|>.

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "visq/core/error.h"
@@ -13,7 +14,10 @@ namespace {
 using Kind = ImageLayout::Kind;
 using nn::Grid;
 
-int64_t tiles_in(const ProcessedImage& image) { return image.pixels.dim() == 4 ? image.pixels.size(0) : 1; }
+/// Tiles, or steps of a video.
+int64_t tiles_in(const ProcessedImage& image) {
+  return image.pixels.dim() == 4 ? image.pixels.size(0) : image.grid_t;
+}
 
 /// Tiles that the tower sees of an image.
 int64_t tower_tiles(const nn::VisionSpec& vision, const ProcessedImage& image) {
@@ -95,10 +99,13 @@ std::string repeat(const std::string& text, int64_t count) {
   return repeated;
 }
 
-std::string substitute(std::string text, const std::string& key, int64_t value) {
-  if (const size_t at = text.find(key); at != std::string::npos)
-    text.replace(at, key.size(), std::to_string(value));
+std::string substitute(std::string text, const std::string& key, const std::string& value) {
+  if (const size_t at = text.find(key); at != std::string::npos) text.replace(at, key.size(), value);
   return text;
+}
+
+std::string substitute(std::string text, const std::string& key, int64_t value) {
+  return substitute(std::move(text), key, std::to_string(value));
 }
 
 /// Tiles laid side by side: [rows · columns · h · w, channels] → [rows · h, columns · w, channels].
@@ -192,6 +199,24 @@ std::string run_text(const ModelSpec& spec, const ProcessedImage& image) {
   return repeat(spec.image_token, image_tokens(spec, image));
 }
 
+/// Seconds of the middle of a step: halfway between its first and its last frame.
+double middle_of(const ProcessedImage& video, int64_t step, int64_t frames_per_step) {
+  const int64_t first = step * frames_per_step, last = std::min(first + frames_per_step, video.frames) - 1;
+  return (static_cast<double>(first) / video.fps + static_cast<double>(last) / video.fps) / 2;
+}
+
+std::string video_text(const ModelSpec& spec, const ProcessedImage& video) {
+  const VideoLayout& layout = spec.video;
+  const std::string run = repeat(layout.token, image_tokens(spec, video) / video.grid_t);
+  std::string text;
+  for (int64_t step = 0; step < video.grid_t; ++step) {
+    const double seconds = middle_of(video, step, spec.vision.temporal_patch);
+    text += substitute(layout.step_before, "{seconds}", visq::format("{:.1f}", seconds)) + run +
+            layout.step_after;
+  }
+  return text;
+}
+
 size_t count_of(const std::string& text, const std::string& part) {
   size_t count = 0;
   for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + part.size())) ++count;
@@ -201,7 +226,8 @@ size_t count_of(const std::string& text, const std::string& part) {
 }  // namespace
 
 std::vector<Grid> image_grids(const nn::VisionSpec& vision, const ProcessedImage& image) {
-  if (vision.input == nn::VisionInput::patches) return {{image.grid_h, image.grid_w}};
+  if (vision.input == nn::VisionInput::patches)
+    return std::vector<Grid>(static_cast<size_t>(image.grid_t), {image.grid_h, image.grid_w});
   const Grid grid = {image.pixels.size(-2) / vision.patch, image.pixels.size(-1) / vision.patch};
   return std::vector<Grid>(static_cast<size_t>(tower_tiles(vision, image)), grid);
 }
@@ -240,6 +266,7 @@ int64_t image_tokens(const ModelSpec& spec, const ProcessedImage& image) {
 }
 
 std::string image_text(const ModelSpec& spec, const ProcessedImage& image) {
+  if (image.is_video()) return video_text(spec, image);
   return spec.layout.before + run_text(spec, image) + spec.layout.after;
 }
 
@@ -251,21 +278,26 @@ std::string expand_images(const ModelSpec& spec, const std::string& prompt,
                           std::span<const ProcessedImage> images) {
   const std::string& token = spec.image_token;
   const std::string& pattern = spec.image_placeholder.empty() ? token : spec.image_placeholder;
-  const bool numbered = pattern.find("{n}") != std::string::npos;
-  if (!numbered)
-    if (const size_t found = count_of(prompt, pattern); found != images.size())
-      fail("the prompt has {} image placeholders for {} images: a text contains '{}' literally; take it out",
-           found, images.size(), pattern);
+  const auto videos = static_cast<size_t>(std::ranges::count_if(images, &ProcessedImage::is_video));
+  const auto check = [&](const char* kind, const std::string& placeholder, size_t wanted) {
+    if (const size_t found = count_of(prompt, placeholder); found != wanted)
+      fail("the prompt has {} {} placeholders for {} {}s: {}", found, kind, wanted, kind,
+           found > wanted ? visq::format("a text contains '{}' literally; take it out", placeholder)
+                          : "the chat template leaves some out");
+  };
+  if (pattern.find("{n}") == std::string::npos) check("image", pattern, images.size() - videos);
+  if (spec.video.token_id) check("video", spec.video.token, videos);
   if (pattern != token && pattern.find(token) == std::string::npos && prompt.find(token) != std::string::npos)
     fail("a text contains '{}' literally; take it out", token);
   std::string expanded;
   size_t at = 0;
-  for (size_t i = 0; i < images.size(); ++i) {
-    const std::string placeholder = image_placeholder(spec, static_cast<int64_t>(i) + 1);
+  int64_t pictures = 0;
+  for (const ProcessedImage& image : images) {
+    const std::string placeholder = image.is_video() ? spec.video.token : image_placeholder(spec, ++pictures);
     const size_t next = prompt.find(placeholder, at);
     if (next == std::string::npos)
       fail("the prompt has no '{}' behind the placeholders of the images before it", placeholder);
-    expanded += prompt.substr(at, next - at) + image_text(spec, images[i]);
+    expanded += prompt.substr(at, next - at) + image_text(spec, image);
     at = next + placeholder.size();
   }
   return expanded + prompt.substr(at);

@@ -1,5 +1,5 @@
-// Where the features of an image go in the sequence: how many tokens it takes, the text that its placeholder
-// becomes, and the order of its rows. Data: ImageLayout in family.h.
+// Where the features of an image or a video go in the sequence: how many tokens it takes, the text that its
+// placeholder becomes, and the order of its rows. Data: ImageLayout in family.h.
 #pragma once
 #include <span>
 #include <string>
@@ -14,7 +14,7 @@ struct LearnedRows {
   at::Tensor row_end, separator, end;  ///< [channels]
 };
 
-/// Grids of the tiles (or of the whole image) that the tower sees, in patches.
+/// Grids of the tiles (or of the whole image, or of each step of a video) that the tower sees, in patches.
 std::vector<nn::Grid> image_grids(const nn::VisionSpec& vision, const ProcessedImage& image);
 
 /// Feature rows of all tiles of an image behind ModelSpec::projector; of Kind::scales: before it. Missing
@@ -25,14 +25,15 @@ int64_t feature_rows(const ModelSpec& spec, const ProcessedImage& image);
 /// that check_image() accepts.
 int64_t image_tokens(const ModelSpec& spec, const ProcessedImage& image);
 
-/// The text that replaces the placeholder of an image: image_tokens() times the image token, and what the
-/// layout puts around and between them; one image token for Kind::cross.
+/// The text that replaces the placeholder of an image or a video: image_tokens() times the image or video
+/// token, and what the layout puts around and between them; one image token for Kind::cross.
 std::string image_text(const ModelSpec& spec, const ProcessedImage& image);
 
 /// The placeholder of the n-th image of a conversation, counted from 1.
 std::string image_placeholder(const ModelSpec& spec, int64_t n);
 
 /// `prompt` with each placeholder replaced.
+/// @param images  and videos, in the order of their placeholders
 /// @throws Error when placeholders and images differ in number, or a text contains an image token literally
 std::string expand_images(const ModelSpec& spec, const std::string& prompt,
                           std::span<const ProcessedImage> images);

@@ -12,6 +12,7 @@
 #include "visq/inputs/image_processor.h"
 #include "visq/inputs/samples.h"
 #include "visq/inputs/tokenizer.h"
+#include "visq/inputs/video_processor.h"
 #include "visq/io/checkpoint.h"
 #include "visq/nn/decoder.h"
 
@@ -21,12 +22,12 @@ struct VisionParts;  // model_parts.h
 
 /// One sample as the model reads it.
 struct EncodedSample {
-  std::vector<int64_t> ids;  ///< image placeholders expanded to one id per image token
-  std::vector<ProcessedImage> images;
-  int64_t prompt_tokens = 0;  ///< ids[prompt_tokens …] are the reference answer and the end token
+  std::vector<int64_t> ids;  ///< image and video placeholders expanded to one id per image or video token
+  std::vector<ProcessedImage> images;  ///< and videos, in the order of their tokens
+  int64_t prompt_tokens = 0;           ///< ids[prompt_tokens …] are the reference answer and the end token
 };
 
-/// What the images of a batch give to the text model, images one after the other.
+/// What the images and videos of a batch give to the text model, images one after the other.
 struct ImageFeatures {
   at::Tensor rows;                    ///< [image tokens, hidden]
   std::vector<at::Tensor> deepstack;  ///< as Batch::deepstack
@@ -41,7 +42,7 @@ struct Batch {
   at::Tensor positions;   ///< int64 [axes, tokens]
   nn::RopeTable rope;     ///< of the positions
   at::Tensor blocks;      ///< int64 [tokens]: tokens that see one another (decoder_layer); may be undefined
-  at::Tensor image_mask;  ///< bool [tokens]: true at image tokens
+  at::Tensor image_mask;  ///< bool [tokens]: true at image and video tokens
   at::Tensor adapted;     ///< [tokens, 1]: 1 in sequences with images; undefined: the model has no adapter
   /// [image tokens, hidden] each: entry j is added to the rows of image_mask behind decoder layer j.
   std::vector<at::Tensor> deepstack;
@@ -71,7 +72,7 @@ class Model {
   at::Device device() const { return device_; }
   at::ScalarType dtype() const { return dtype_; }
 
-  /// Renders the prompt, expands placeholders, tokenizes, processes the images.
+  /// Renders the prompt, expands placeholders, tokenizes, processes the images and videos.
   /// @param with_answer  appends the reference answer and the end token (when the sample has one)
   /// @throws Error naming the sample
   EncodedSample encode(const Sample& sample, bool with_answer) const;
@@ -112,6 +113,9 @@ class Model {
   std::shared_ptr<Parts> parts_;  // tokenizer, processor, tower, head, each loaded when first needed
 
   const ImageProcessor& image_processor() const;
+  const VideoProcessor& video_processor() const;
+  ProcessedImage process(const ContentPart& part, const Sample& sample) const;
+  void check_placeholder(bool video) const;
   std::vector<int64_t> tokenize_text(const std::string& text) const;
   std::vector<int64_t> tokenize(const std::string& text, std::span<const ProcessedImage> images) const;
   at::Tensor stored(const std::string& canonical) const;  // as in the file

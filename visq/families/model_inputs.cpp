@@ -70,29 +70,48 @@ const ImageProcessor& Model::image_processor() const {
   });
 }
 
+const VideoProcessor& Model::video_processor() const {
+  return parts_->video_processor.get(
+      [this] { return VideoProcessor::load(checkpoint_.directory(), spec_.video.processor); });
+}
+
+/// An image or a video, in the shape that the tower reads.
+ProcessedImage Model::process(const ContentPart& part, const Sample& sample) const {
+  const bool video = part.kind == ContentPart::Kind::video;
+  if (video && !spec_.video.token_id)
+    fail("a model of the family '{}' reads no videos; give some frames as images instead", spec_.family);
+  ProcessedImage processed = video ? video_processor().process(part.video)
+                                   : image_processor().process(read_image(part.image), sample.image_count());
+  check_image(spec_, processed);
+  return processed;
+}
+
+void Model::check_placeholder(bool video) const {
+  const std::string& token = video ? spec_.video.token : spec_.image_token;
+  const int64_t id = video ? *spec_.video.token_id : spec_.image_token_id;
+  if (tokenizer().id_of(token) != id)
+    fail("the tokenizer does not know '{}' as token {}, which config.json names as the {} token", token, id,
+         video ? "video" : "image");
+}
+
 EncodedSample Model::encode(const Sample& sample, bool with_answer) const {
   const Prompter& prompter = parts_->prompter.get([this] {
     return Prompter(spec_, tokenizer(), ChatTemplate::load(checkpoint_.text_model().directory));
   });
   return naming(sample, [&] {
     EncodedSample encoded;
-    for (const Message& message : sample.messages) {
-      for (const ContentPart& part : message.content) {
-        if (part.kind != ContentPart::Kind::image) continue;
-        encoded.images.push_back(image_processor().process(read_image(part.image), sample.image_count()));
-        check_image(spec_, encoded.images.back());
-      }
-    }
-    if (!encoded.images.empty() && !spec_.split_at_images &&
-        tokenizer().id_of(spec_.image_token) != spec_.image_token_id)
-      fail("the tokenizer does not know '{}' as token {}, which config.json names as the image token",
-           spec_.image_token, spec_.image_token_id);
+    for (const Message& message : sample.messages)
+      for (const ContentPart& part : message.content)
+        if (part.kind != ContentPart::Kind::text) encoded.images.push_back(process(part, sample));
+    if (!spec_.split_at_images)
+      for (const ProcessedImage& image : encoded.images) check_placeholder(image.is_video());
     const std::string prompt = prompter.prompt(sample.messages);
     encoded.ids = tokenize(prompt, encoded.images);
     encoded.prompt_tokens = static_cast<int64_t>(encoded.ids.size());
     if (with_answer && sample.answer) {
-      if (sample.answer->find(spec_.image_token) != std::string::npos)
-        fail("the answer contains '{}' literally; take it out", spec_.image_token);
+      for (const std::string& token : {spec_.image_token, spec_.video.token})
+        if (!token.empty() && sample.answer->find(token) != std::string::npos)
+          fail("the answer contains '{}' literally; take it out", token);
       const Prompter::Answer answer = prompter.answer(sample.messages, prompt, *sample.answer);
       // A token can reach across the border, so the answer begins where the ids part.
       std::vector<int64_t> whole = tokenize(prompt + answer.text, encoded.images);
@@ -138,6 +157,24 @@ Batch Model::embed_next(const std::vector<int64_t>& ids, const std::vector<int64
 }
 
 namespace {
+
+/// Runs of tokens of images and videos.
+std::vector<TokenGrid> token_grids(const ModelSpec& spec, const std::vector<ProcessedImage>& images) {
+  std::vector<TokenGrid> grids;
+  for (const ProcessedImage& image : images) {
+    const int64_t height = image.grid_h / spec.vision.merge, width = image.grid_w / spec.vision.merge;
+    if (!image.is_video()) {
+      grids.push_back({spec.image_token_id, 1, height, width});
+    } else if (!spec.video.step_before.empty()) {
+      grids.insert(grids.end(), static_cast<size_t>(image.grid_t), {*spec.video.token_id, 1, height, width});
+    } else {
+      const auto seconds = static_cast<float>(static_cast<double>(spec.vision.temporal_patch) / image.fps);
+      const auto rate = static_cast<float>(spec.video.tokens_per_second);
+      grids.push_back({*spec.video.token_id, image.grid_t, height, width, rate > 0 ? rate * seconds : 1});
+    }
+  }
+  return grids;
+}
 
 /// The numbers of the blocks whose tokens see one another; empty: there are none. Each run of image tokens is
 /// one (Gemma 3), or each prompt (PaliGemma).
@@ -207,6 +244,8 @@ Batch Model::embed(std::span<const EncodedSample> samples) const {
   const bool cross = spec_.layout.kind == ImageLayout::Kind::cross;
   Batch batch;
   batch.offsets = {0};
+  std::vector<int64_t> feature_tokens = {spec_.image_token_id};
+  if (spec_.video.token_id) feature_tokens.push_back(*spec_.video.token_id);
   std::vector<int64_t> ids, image_rows, blocks;
   std::array<std::vector<int64_t>, 3> axes;
   std::vector<ProcessedImage> images;
@@ -215,10 +254,7 @@ Batch Model::embed(std::span<const EncodedSample> samples) const {
     pictured.insert(pictured.end(), sample.ids.size(), !sample.images.empty());
     const auto tokens = static_cast<int64_t>(sample.ids.size());
     if (spec_.mrope) {
-      std::vector<std::pair<int64_t, int64_t>> cells;
-      for (const ProcessedImage& image : sample.images)
-        cells.emplace_back(image.grid_h / spec_.vision.merge, image.grid_w / spec_.vision.merge);
-      Positions positions = mrope_positions(sample.ids, spec_.image_token_id, cells);
+      Positions positions = mrope_positions(sample.ids, feature_tokens, token_grids(spec_, sample.images));
       for (size_t axis = 0; axis < 3; ++axis)
         axes[axis].insert(axes[axis].end(), positions.axes[axis].begin(), positions.axes[axis].end());
       batch.next_position.push_back(positions.next);
@@ -228,7 +264,7 @@ Batch Model::embed(std::span<const EncodedSample> samples) const {
       batch.next_position.push_back(first + tokens);
     }
     for (const int64_t id : sample.ids) {
-      const bool is_image = id == spec_.image_token_id && !cross;
+      const bool is_image = !cross && std::ranges::find(feature_tokens, id) != feature_tokens.end();
       if (is_image) image_rows.push_back(static_cast<int64_t>(ids.size()));
       ids.push_back(is_image ? 0 : id);  // overwritten below; VILA's has no embedding
     }

@@ -36,6 +36,7 @@ struct VisionParts {
 struct Model::Parts {
   Lazy<Tokenizer> tokenizer;
   Lazy<ImageProcessor> processor;
+  Lazy<VideoProcessor> video_processor;
   Lazy<Prompter> prompter;
   Lazy<VisionParts> vision;
   Lazy<nn::Norm> final_norm;

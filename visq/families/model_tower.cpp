@@ -10,7 +10,8 @@ namespace {
 // Patches that go through the tower together: bounds the memory of activations.
 constexpr int64_t kChunkPatches = 8192;
 
-/// One tile, one whole image, or tiles that see one another: what the tower sees by itself.
+/// One tile, one whole image, one step of a video, or tiles that see one another: what the tower sees by
+/// itself.
 struct View {
   at::Tensor patches;  ///< [tiles · h·w, 3·t·p·p]
   nn::Grid grid;       ///< of each tile
@@ -32,10 +33,14 @@ View joined_view(const nn::VisionSpec& spec, const ProcessedImage& image, const 
 
 std::vector<View> views_of(const nn::VisionSpec& spec, const ProcessedImage& image) {
   const std::vector<nn::Grid> grids = image_grids(spec, image);
-  if (spec.input == nn::VisionInput::patches) return {{image.pixels, grids.front(), {}}};
+  std::vector<View> views;
+  if (spec.input == nn::VisionInput::patches) {
+    for (const at::Tensor& step : image.pixels.chunk(image.grid_t))
+      views.push_back({step, grids.front(), {}});
+    return views;
+  }
   if (spec.joined_tiles > 0) return {joined_view(spec, image, grids.front())};
   const at::Tensor tiles = image.pixels.dim() == 4 ? image.pixels : image.pixels.unsqueeze(0);
-  std::vector<View> views;
   for (size_t i = 0; i < grids.size(); ++i) {
     const auto tile = static_cast<int64_t>(i);
     views.push_back({nn::cut_patches(tiles.narrow(0, tile, 1), spec.patch), grids[i], {}});

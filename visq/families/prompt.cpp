@@ -42,15 +42,18 @@ std::string chatml_images_first(const std::string& image_token, const std::vecto
   return text + "<|im_start|>assistant\n";
 }
 
-std::string chatml(const std::string& image_token, const std::vector<Message>& messages) {
+std::string chatml(const ModelSpec& spec, const std::vector<Message>& messages) {
+  const auto content = [&](const ContentPart& part) {
+    if (part.kind == ContentPart::Kind::text) return part.text;
+    const std::string& token = part.kind == ContentPart::Kind::video ? spec.video.token : spec.image_token;
+    return "<|vision_start|>" + token + "<|vision_end|>";
+  };
   std::string text;
   if (!messages.empty() && messages.front().role != "system")
     text = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n";
   for (const Message& message : messages) {
     text += "<|im_start|>" + message.role + "\n";
-    for (const ContentPart& part : message.content)
-      text += part.kind == ContentPart::Kind::image ? "<|vision_start|>" + image_token + "<|vision_end|>"
-                                                    : part.text;
+    for (const ContentPart& part : message.content) text += content(part);
     text += "<|im_end|>\n";
   }
   return text + "<|im_start|>assistant\n";
@@ -190,7 +193,7 @@ std::string render_prompt(const ModelSpec& spec, const std::vector<Message>& mes
     case PromptStyle::vicuna:
       return vicuna(spec.image_token, messages);
     case PromptStyle::chatml:
-      return chatml(spec.image_token, messages);
+      return chatml(spec, messages);
     case PromptStyle::paligemma:
       return paligemma(spec.image_token, messages);
     case PromptStyle::llama_3_2:

@@ -7,7 +7,8 @@
 
 namespace visq {
 
-/// The conversation as text, ending where the model's answer begins; one image placeholder per image.
+/// The conversation as text, ending where the model's answer begins; one placeholder per image or
+/// video.
 /// Source: spec/models-llava-vila-qwen.md §3 (vicuna), §6 (VILA), §7 (chatml).
 std::string render_prompt(const ModelSpec& spec, const std::vector<Message>& messages);
 /// What follows the prompt when the model answers `answer`, end token left out.

@@ -19,6 +19,9 @@ Json template_messages(const ModelSpec& spec, const std::vector<Message>& messag
       if (part.kind == ContentPart::Kind::image) {
         parts.push_back({{"type", "image"}});
         text += image_placeholder(spec, ++images);
+      } else if (part.kind == ContentPart::Kind::video) {
+        parts.push_back({{"type", "video"}});
+        text += spec.video.token;
       } else {
         parts.push_back({{"type", "text"}, {"text", part.text}});
         text += part.text;

@@ -16,7 +16,7 @@ class Prompter {
   /// @param tokenizer  outlives the prompter
   Prompter(const ModelSpec& spec, const Tokenizer& tokenizer, std::optional<ChatTemplate> chat_template);
 
-  /// The conversation, ending where the model's answer begins; one placeholder an image.
+  /// The conversation, ending where the model's answer begins; one placeholder an image or a video.
   std::string prompt(const std::vector<Message>& messages) const;
 
   struct Answer {

@@ -37,6 +37,10 @@ ModelSpec describe_as(const TextDefaults& text_class, const Json& config, const 
   spec.ignored_patterns = {"*.rotary_emb.inv_freq", "*.rotary_pos_emb.inv_freq"};
   spec.image_token_id = get_or<int64_t>(config, "image_token_id", 151655, origin);
   spec.image_token = "<|image_pad|>";
+  spec.video = read_qwen_video(config, "Qwen3VLVideoProcessor", origin);
+  // Inside the pair that the chat template puts around a video: the reference keeps both since version 5.
+  spec.video.step_before = "<{seconds} seconds><|vision_start|>";
+  spec.video.step_after = "<|vision_end|>";
   spec.prompt = PromptStyle::chatml;
   spec.mrope = true;
   spec.eos_ids = read_eos(config, text, text_class, origin);

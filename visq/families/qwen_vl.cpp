@@ -34,6 +34,14 @@ void read_mrope(nn::DecoderSpec& decoder, const std::vector<int64_t>& otherwise,
     fail("{}: 'mrope_section' must add up to half of the head dimension {}", origin, decoder.head_dim);
 }
 
+VideoLayout read_qwen_video(const Json& config, const char* processor, const std::string& origin) {
+  VideoLayout video;
+  video.token_id = get_or<int64_t>(config, "video_token_id", 151656, origin);
+  video.token = "<|video_pad|>";
+  video.processor = processor;
+  return video;
+}
+
 ModelSpec describe_qwen_vl(const Json& config, const QwenVl& parts, const std::string& origin) {
   // Hub files are flat; later ones nest the text fields, some with duplicates at the root.
   const Json none = Json::object();
@@ -65,6 +73,7 @@ ModelSpec describe_qwen_vl(const Json& config, const QwenVl& parts, const std::s
 
   spec.image_token_id = get_or<int64_t>(config, "image_token_id", 151655, origin);
   spec.image_token = "<|image_pad|>";
+  spec.video = read_qwen_video(config, "Qwen2VLVideoProcessor", origin);
   spec.prompt = PromptStyle::chatml;
   spec.mrope = true;
   spec.eos_ids = read_eos(config, text, kText, origin);

@@ -107,7 +107,7 @@ void check_patches(const nn::VisionSpec& vision, const ProcessedImage& image) {
   const int64_t row = 3 * vision.temporal_patch * vision.patch * vision.patch;
   if (image.grid_h < 1 || image.grid_w < 1 || image.grid_h % vision.merge != 0 ||
       image.grid_w % vision.merge != 0 || image.pixels.dim() != 2 ||
-      image.pixels.size(0) != image.grid_h * image.grid_w || image.pixels.size(1) != row)
+      image.pixels.size(0) != image.grid_t * image.grid_h * image.grid_w || image.pixels.size(1) != row)
     fail(
         "the image processor makes patches [{}] in a grid of {} x {}, which the vision tower of config.json "
         "does not "

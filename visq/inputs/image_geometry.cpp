@@ -43,6 +43,31 @@ TileGrid tightest_grid(ImageSize in, int64_t tile, int64_t max_tiles, bool large
   return *std::min_element(grids.begin(), grids.end(), better);
 }
 
+/// Both sides multiples of `factor`; sides times frames within the limits.
+/// @param frames   in exact terms, from which the scale follows
+/// @param rounded  as the limits count them
+ImageSize smart_volume(ImageSize in, int64_t frames, int64_t rounded, int64_t factor, int64_t min_pixels,
+                       int64_t max_pixels) {
+  const auto [low, high] = std::minmax(in.height, in.width);
+  if (real(high) / real(low) > 200)
+    fail("an image of {}x{} pixels has an aspect ratio above 200", in.width, in.height);
+  const double h = real(in.height), w = real(in.width), f = real(factor);
+  const double volume = real(frames) * h * w;
+  const auto multiple = [&](double steps) { return whole(steps) * factor; };
+  // nearbyint rounds halves to even, as Python's round.
+  const ImageSize size{multiple(std::nearbyint(h / f)), multiple(std::nearbyint(w / f))};
+  if (rounded * size.area() > max_pixels) {
+    const double beta = std::sqrt(volume / real(max_pixels));
+    return {std::max(factor, multiple(std::floor(h / beta / f))),
+            std::max(factor, multiple(std::floor(w / beta / f)))};
+  }
+  if (rounded * size.area() < min_pixels) {
+    const double beta = std::sqrt(real(min_pixels) / volume);
+    return {multiple(std::ceil(h * beta / f)), multiple(std::ceil(w * beta / f))};
+  }
+  return size;
+}
+
 }  // namespace
 
 ImageSize shortest_edge_size(ImageSize in, int64_t shortest) {
@@ -52,23 +77,19 @@ ImageSize shortest_edge_size(ImageSize in, int64_t shortest) {
 }
 
 ImageSize smart_size(ImageSize in, int64_t factor, int64_t min_pixels, int64_t max_pixels) {
-  const auto [low, high] = std::minmax(in.height, in.width);
-  if (real(high) / real(low) > 200)
-    fail("an image of {}x{} pixels has an aspect ratio above 200", in.width, in.height);
-  const double h = real(in.height), w = real(in.width), f = real(factor);
-  const auto multiple = [&](double steps) { return whole(steps) * factor; };
-  // nearbyint rounds halves to even, as Python's round.
-  const ImageSize rounded{multiple(std::nearbyint(h / f)), multiple(std::nearbyint(w / f))};
-  if (rounded.area() > max_pixels) {
-    const double beta = std::sqrt(h * w / real(max_pixels));
-    return {std::max(factor, multiple(std::floor(h / beta / f))),
-            std::max(factor, multiple(std::floor(w / beta / f)))};
+  return smart_volume(in, 1, 1, factor, min_pixels, max_pixels);
+}
+
+ImageSize smart_video_size(ImageSize in, int64_t frames, int64_t temporal, int64_t factor, int64_t min_pixels,
+                           int64_t max_pixels) {
+  if (frames < temporal)
+    fail("a video of {} frames is shorter than the {} that become one step in time", frames, temporal);
+  if (in.height < factor || in.width < factor) {
+    const double scale = std::max(real(factor) / real(in.height), real(factor) / real(in.width));
+    in = {whole(real(in.height) * scale), whole(real(in.width) * scale)};
   }
-  if (rounded.area() < min_pixels) {
-    const double beta = std::sqrt(real(min_pixels) / (h * w));
-    return {multiple(std::ceil(h * beta / f)), multiple(std::ceil(w * beta / f))};
-  }
-  return rounded;
+  const int64_t rounded = whole(std::nearbyint(real(frames) / real(temporal))) * temporal;
+  return smart_volume(in, frames, rounded, factor, min_pixels, max_pixels);
 }
 
 ImageSize best_resolution(ImageSize in, const std::vector<ImageSize>& choices) {

@@ -27,6 +27,12 @@ ImageSize shortest_edge_size(ImageSize in, int64_t shortest);
 /// @throws Error when the aspect ratio is above 200
 ImageSize smart_size(ImageSize in, int64_t factor, int64_t min_pixels, int64_t max_pixels);
 
+/// Qwen3-VL's videos: as smart_size, the limits holding for all frames together. A frame smaller than
+/// `factor` is enlarged first.
+/// @throws Error for fewer than `temporal` frames, or an aspect ratio above 200
+ImageSize smart_video_size(ImageSize in, int64_t frames, int64_t temporal, int64_t factor, int64_t min_pixels,
+                           int64_t max_pixels);
+
 /// LLaVA-NeXT: of `choices`, the one that keeps most of the image's pixels, then wastes least, then comes
 /// first.
 ImageSize best_resolution(ImageSize in, const std::vector<ImageSize>& choices);

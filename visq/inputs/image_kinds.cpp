@@ -72,7 +72,8 @@ ProcessedImage process_qwen2_vl(const ImageProcessor& p, const at::Tensor& image
   if (height % unit != 0 || width % unit != 0)
     fail("an image of {}x{} pixels is no multiple of {} and 'do_resize' is off", width, height, unit);
   const at::Tensor pixels = normalized(sized, p.steps, p.profile);
-  return {flattened_patches(pixels, p.patch, p.merge, p.temporal_patch), height / p.patch, width / p.patch};
+  const at::Tensor frames = pixels.unsqueeze(0).expand({p.temporal_patch, -1, -1, -1});
+  return {flattened_patches(frames, p.patch, p.merge, p.temporal_patch), height / p.patch, width / p.patch};
 }
 
 ProcessedImage process_pixtral(const ImageProcessor& p, const at::Tensor& image) {

@@ -13,10 +13,10 @@
 
 namespace visq {
 
-/// One image, ready for the tower.
+/// One image or one video, ready for the tower.
 struct ProcessedImage {
   /// Fixed size: f32 [3, h, w]. Tiles: f32 [tiles, 3, h, w], in the order of the reference processor.
-  /// Patches: f32 [grid_h·grid_w, 3·t·p·p].
+  /// Patches: f32 [grid_t·grid_h·grid_w, 3·t·p·p].
   at::Tensor pixels = {};
   int64_t grid_h = 0;  ///< patches; 0 for the other kinds
   int64_t grid_w = 0;
@@ -26,6 +26,11 @@ struct ProcessedImage {
   int64_t width = 0;
   /// bool [tiles, h/patch, w/patch]: true where a patch shows the image; undefined: everywhere
   at::Tensor patch_mask = {};
+  int64_t grid_t = 1;  ///< steps in time, each of several frames of a video
+  int64_t frames = 0;  ///< that the video has; 0: it is an image
+  double fps = 0;      ///< of the video
+
+  bool is_video() const { return frames > 0; }
 };
 
 /// Equal bit for bit to the reference processors in the chosen profile (spec/inputs.md §6, §7).

@@ -92,13 +92,11 @@ at::Tensor cut_tiles(const at::Tensor& image, ImageSize tile) {
       .contiguous();
 }
 
-at::Tensor flattened_patches(const at::Tensor& pixels, int64_t patch, int64_t merge, int64_t temporal) {
-  const int64_t grid_h = pixels.size(1) / patch, grid_w = pixels.size(2) / patch;
-  return pixels.reshape({3, grid_h / merge, merge, patch, grid_w / merge, merge, patch})
-      .permute({1, 4, 2, 5, 0, 3, 6})  // [grid_h/merge, grid_w/merge, merge, merge, 3, patch, patch]
-      .unsqueeze(5)
-      .expand({-1, -1, -1, -1, -1, temporal, -1, -1})
-      .reshape({grid_h * grid_w, 3 * temporal * patch * patch});
+at::Tensor flattened_patches(const at::Tensor& frames, int64_t patch, int64_t merge, int64_t temporal) {
+  const int64_t grid_h = frames.size(2) / patch, grid_w = frames.size(3) / patch;
+  return frames.reshape({-1, temporal, 3, grid_h / merge, merge, patch, grid_w / merge, merge, patch})
+      .permute({0, 3, 6, 4, 7, 2, 1, 5, 8})  // [n, grid_h/merge, grid_w/merge, merge, merge, 3, temporal, …]
+      .reshape({-1, 3 * temporal * patch * patch});
 }
 
 }  // namespace visq

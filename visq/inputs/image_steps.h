@@ -44,8 +44,8 @@ at::Tensor normalized_in_bf16(const at::Tensor& image, const Normalization& step
 at::Tensor cut_tiles(const at::Tensor& image, ImageSize tile);
 
 /// Rows of flattened patches, ordered so that the `merge`² patches of one token are neighbours.
-/// Row: channel, temporal (the frame repeated), patch row, patch column.
-/// @param pixels  [3, height, width], both multiples of patch · merge
-at::Tensor flattened_patches(const at::Tensor& pixels, int64_t patch, int64_t merge, int64_t temporal);
+/// Row: channel, frame, patch row, patch column. Rows of the first `temporal` frames come first.
+/// @param frames  [n · temporal, 3, height, width], the latter multiples of patch · merge
+at::Tensor flattened_patches(const at::Tensor& frames, int64_t patch, int64_t merge, int64_t temporal);
 
 }  // namespace visq

@@ -35,33 +35,51 @@ bool is_inside(const fs::path& path, const fs::path& folder) {
   return end == folder.end() && rest != path.end();
 }
 
-fs::path resolve_image(const std::string& name, const fs::path& folder, const std::string& origin) {
+/// @param what  "image" or "frame", for errors
+fs::path resolve_picture(const char* what, const std::string& name, const fs::path& folder,
+                         const std::string& origin) {
   if (name.starts_with("http://") || name.starts_with("https://"))
-    fail("{}: image '{}' is a URL: download it and give a path relative to the data file", origin, name);
+    fail("{}: {} '{}' is a URL: download it and give a path relative to the data file", origin, what, name);
   if (name.empty() || name.find('\0') != std::string::npos)
-    fail("{}: an image path is empty or malformed", origin);
+    fail("{}: the path of an image or a frame is empty or malformed", origin);
   const fs::path path(name);
   if (path.is_absolute())
-    fail("{}: image '{}' is an absolute path: give it relative to the data file", origin, name);
+    fail("{}: {} '{}' is an absolute path: give it relative to the data file", origin, what, name);
   for (const fs::path& part : path)
-    if (part == "..") fail("{}: image '{}' leaves the folder of the data file", origin, name);
+    if (part == "..") fail("{}: {} '{}' leaves the folder of the data file", origin, what, name);
   std::error_code code;
   const fs::path resolved = fs::canonical(folder / path, code);
-  if (code || !fs::is_regular_file(resolved, code)) fail("{}: image '{}' does not exist", origin, name);
+  if (code || !fs::is_regular_file(resolved, code)) fail("{}: {} '{}' does not exist", origin, what, name);
   if (!is_inside(resolved, folder))
-    fail("{}: image '{}' leaves the folder of the data file by a symbolic link", origin, name);
+    fail("{}: {} '{}' leaves the folder of the data file by a symbolic link", origin, what, name);
   return resolved;
+}
+
+ContentPart parse_video(const Json& part, const fs::path& folder, const std::string& origin) {
+  if (!part.contains("frames"))
+    fail(
+        "{}: a video has no 'frames': video files are not decoded, so write the frames as pictures "
+        "(ffmpeg -i video.mp4 -vf fps=2 frames/%04d.png) and list their paths",
+        origin);
+  ContentPart out{.kind = ContentPart::Kind::video};
+  out.video.fps = get_or(part, "fps", kDefaultFps, origin);
+  const auto names = require<std::vector<std::string>>(part, "frames", origin);
+  out.video.frames.assign(names.begin(), names.end());
+  check_video(out.video, origin);
+  for (fs::path& frame : out.video.frames) frame = resolve_picture("frame", frame.string(), folder, origin);
+  return out;
 }
 
 ContentPart parse_part(const Json& part, const fs::path& folder, const std::string& origin) {
   if (!part.is_object()) fail("{}: a content part is not an object", origin);
   const auto type = require<std::string>(part, "type", origin);
-  if (type == "text") return {ContentPart::Kind::text, require<std::string>(part, "text", origin), {}};
+  if (type == "text") return {.text = require<std::string>(part, "text", origin)};
   if (type == "image") {
     const auto name = require<std::string>(part, "image", origin);
-    return {ContentPart::Kind::image, {}, resolve_image(name, folder, origin)};
+    return {.kind = ContentPart::Kind::image, .image = resolve_picture("image", name, folder, origin)};
   }
-  fail("{}: unknown content type '{}': expected 'text' or 'image'", origin, type);
+  if (type == "video") return parse_video(part, folder, origin);
+  fail("{}: unknown content type '{}': expected 'text', 'image' or 'video'", origin, type);
 }
 
 Message parse_message(const Json& object, const fs::path& folder, const std::string& origin) {
@@ -72,7 +90,7 @@ Message parse_message(const Json& object, const fs::path& folder, const std::str
   const auto content = object.find("content");
   if (content == object.end()) fail("{}: a message has no 'content'", origin);
   if (content->is_string()) {
-    message.content.push_back({ContentPart::Kind::text, content->get<std::string>(), {}});
+    message.content.push_back({.text = content->get<std::string>()});
   } else if (content->is_array()) {
     for (const Json& part : *content) message.content.push_back(parse_part(part, folder, origin));
   } else {
@@ -86,8 +104,8 @@ void take_answer(Sample& sample) {
   if (sample.messages.back().role != "assistant") return;
   std::string answer;
   for (const ContentPart& part : sample.messages.back().content) {
-    if (part.kind == ContentPart::Kind::image)
-      fail("{}: the last assistant turn holds an image", sample.origin);
+    if (part.kind != ContentPart::Kind::text)
+      fail("{}: the last assistant turn holds an image or a video", sample.origin);
     answer += part.text;
   }
   sample.messages.pop_back();
@@ -114,8 +132,16 @@ Sample parse_sample(const std::string& line, const fs::path& folder, const std::
 int64_t Sample::image_count() const {
   int64_t count = 0;
   for (const Message& message : messages)
-    for (const ContentPart& part : message.content) count += part.kind == ContentPart::Kind::image;
+    for (const ContentPart& part : message.content) count += part.kind != ContentPart::Kind::text;
   return count;
+}
+
+void check_video(const Video& video, const std::string& origin) {
+  if (video.frames.empty()) fail("{}: a video has no frames", origin);
+  if (video.frames.size() > kMaxFrames)
+    fail("{}: a video has {} frames, more than {}: leave some out", origin, video.frames.size(), kMaxFrames);
+  if (!(video.fps >= 0.001 && video.fps <= 1000))
+    fail("{}: 'fps' of a video is {}, outside 0.001..1000", origin, video.fps);
 }
 
 std::vector<Sample> read_samples(const fs::path& file, int64_t limit) {

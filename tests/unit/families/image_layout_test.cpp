@@ -150,6 +150,47 @@ TEST(ExpandImages, ReplacesPlaceholdersInTheirOrder) {
   EXPECT_THROW(expand_images(spec, "<image_1> and <image_2>, <i>", images), Error);
 }
 
+/// `steps` steps of 2 × 2 patches, one cell each.
+ProcessedImage video(int64_t steps, int64_t frames, double fps) {
+  ProcessedImage out{at::zeros({steps * 4, 1}), 2, 2};
+  out.grid_t = steps, out.frames = frames, out.fps = fps;
+  return out;
+}
+
+ModelSpec video_spec() {
+  ModelSpec spec;
+  spec.vision.input = nn::VisionInput::patches;
+  spec.vision.temporal_patch = 2;
+  spec.projector = {nn::ProjectorOp::concat(2)};
+  spec.image_token = "<i>", spec.video.token = "<v>";
+  spec.video.token_id = 8;
+  return spec;
+}
+
+TEST(VideoText, IsARunOfTokens) {
+  const ModelSpec spec = video_spec();
+  EXPECT_EQ(image_grids(spec.vision, video(3, 5, 2)), (std::vector<nn::Grid>{{2, 2}, {2, 2}, {2, 2}}));
+  EXPECT_EQ(feature_rows(spec, video(3, 5, 2)), 3);
+  EXPECT_EQ(image_text(spec, video(3, 5, 2)), "<v><v><v>");
+}
+
+TEST(VideoText, SaysWhenEachStepIsShown) {
+  ModelSpec spec = video_spec();
+  spec.video.step_before = "<{seconds} s>[", spec.video.step_after = "]";
+  // Five frames, two a second: 0 and 0.5, 1 and 1.5, 2 alone.
+  EXPECT_EQ(image_text(spec, video(3, 5, 2)), "<0.2 s>[<v>]<1.2 s>[<v>]<2.0 s>[<v>]");
+  EXPECT_EQ(image_text(spec, video(1, 2, 0.5)), "<1.0 s>[<v>]");
+}
+
+TEST(ExpandImages, KeepsVideosAndImagesApart) {
+  const ModelSpec spec = video_spec();
+  const std::vector<ProcessedImage> mixed = {video(2, 4, 1), {at::zeros({4, 1}), 2, 2}, video(1, 2, 1)};
+  EXPECT_EQ(expand_images(spec, "a<v>b<i>c<v>", mixed), "a<v><v>b<i>c<v>");
+  EXPECT_THROW(expand_images(spec, "a<i>b<v>c<v>", mixed), Error);  // in another order
+  EXPECT_THROW(expand_images(spec, "a<v>b<i>c", mixed), Error);
+  EXPECT_THROW(expand_images(spec, "a<v>", {}), Error);
+}
+
 at::Tensor column(const std::vector<float>& values) {
   return at::tensor(values).view({static_cast<int64_t>(values.size()), 1});
 }

@@ -198,6 +198,30 @@ TEST(Model, GivesQwenThreePositionsAToken) {
   EXPECT_TRUE(at::equal(batch.positions[2], at::tensor(widths, at::kLong)));
 }
 
+TEST(Model, PlacesTheStepsOfAVideoByTheClock) {
+  const TemporaryDirectory directory;
+  Json config = test::qwen_config();
+  config["video_token_id"] = 31;
+  config["vision_config"]["tokens_per_second"] = 3;
+  test::write_checkpoint(directory.path(), config, test::random_tensors(config));
+  const Checkpoint checkpoint(directory.path());
+  const Model model(checkpoint, at::kCPU, at::kFloat);
+  // Three steps of two cells; two frames a step, four a second: 3 · 0.5 positions a step.
+  EncodedSample sample;
+  sample.ids = {1, 31, 31, 31, 31, 31, 31, 1};
+  ProcessedImage video{at::randn({24, 24}, at::detail::createCPUGenerator(7)), 2, 4};
+  video.grid_t = 3, video.frames = 5, video.fps = 4;
+  sample.images.push_back(video);
+  const Batch batch = model.embed(std::span(&sample, 1));
+  EXPECT_TRUE(at::equal(batch.positions[0], at::tensor({0, 1, 1, 2, 2, 4, 4, 3}, at::kLong)));
+  EXPECT_EQ(batch.next_position, std::vector<int64_t>{5});
+  EXPECT_EQ(batch.image_mask.sum().item<int64_t>(), 6);
+  // A step sees itself alone: it has the same features as an image of the same patches.
+  sample.images = {{video.pixels.narrow(0, 8, 8), 2, 4}};
+  EXPECT_TRUE(at::allclose(model.image_features({video}).rows.narrow(0, 2, 2),
+                           model.image_features(sample.images).rows, 1e-5, 1e-5));
+}
+
 /// A folder with config, weights and tokenizer.
 class Encoding : public testing::Test {
  protected:
@@ -244,6 +268,21 @@ TEST_F(Encoding, ALiteralPlaceholderIsRefusedByNameOfTheSample) {
     EXPECT_NE(
         std::string(error.what()).find("data.jsonl:3: the prompt has 1 image placeholders for 0 images"),
         std::string::npos);
+  }
+}
+
+TEST_F(Encoding, AFamilyWithoutVideosRefusesThemByNameOfTheSample) {
+  write(test::llava_config(), {{"<image>", 30}});
+  Sample with_video = sample("Hi");
+  ContentPart part{.kind = ContentPart::Kind::video};
+  part.video.frames = {"frame.png"};
+  with_video.messages[0].content.push_back(part);
+  try {
+    model_->encode(with_video, false);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("data.jsonl:3: a model of the family 'llava' reads no videos"),
+              std::string::npos);
   }
 }
 

@@ -52,6 +52,17 @@ TEST(Chatml, AddsTheSystemTurnAndKeepsTheOrderOfTheParts) {
   EXPECT_EQ(render_answer(spec(PromptStyle::chatml), "A cat."), "A cat.");
 }
 
+TEST(Chatml, HasAPlaceholderOfItsOwnForAVideo) {
+  ModelSpec chatml = spec(PromptStyle::chatml);
+  chatml.video.token = "<|video_pad|>";
+  const ContentPart video{.kind = ContentPart::Kind::video};
+  EXPECT_EQ(
+      render_prompt(chatml, {{"system", {text("Be brief.")}}, {"user", {video, image(), text("Same?")}}}),
+      "<|im_start|>system\nBe brief.<|im_end|>\n"
+      "<|im_start|>user\n<|vision_start|><|video_pad|><|vision_end|><|vision_start|><|image_pad|>"
+      "<|vision_end|>Same?<|im_end|>\n<|im_start|>assistant\n");
+}
+
 TEST(ChatmlImagesFirst, HasNoSystemTurnAndNoLineBetweenTurns) {
   EXPECT_EQ(
       render_prompt(spec(PromptStyle::chatml_images_first), {{"user", {text("What is this?"), image()}}}),

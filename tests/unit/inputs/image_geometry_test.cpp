@@ -73,6 +73,17 @@ TEST(ImageGeometry, SmartSizeRoundsHalvesToEvenAndRefusesStrips) {
   EXPECT_TRUE(mentions(error_of([] { smart_size({201, 1}, 28, 1, 1 << 20); }), {"1x201", "aspect ratio"}));
 }
 
+TEST(ImageGeometry, TheLimitsOfAVideoHoldForAllFramesTogether) {
+  // 8 · 480 · 640 is 3.125 times the limit: sides over 1.77, then down to multiples of 32.
+  EXPECT_EQ(smart_video_size({480, 640}, 8, 2, 32, 131072, 786432), (ImageSize{256, 352}));
+  EXPECT_EQ(smart_video_size({480, 640}, 2, 2, 32, 131072, 786432), (ImageSize{480, 640}));
+  EXPECT_EQ(smart_video_size({32, 64}, 4, 2, 32, 32768, 786432), (ImageSize{64, 128}));  // sides times 2
+  EXPECT_EQ(smart_video_size({64, 64}, 5, 2, 32, 1, 16384), (ImageSize{64, 64}));  // 2.5 steps count as 2
+  EXPECT_EQ(smart_video_size({64, 64}, 6, 2, 32, 1, 16384), (ImageSize{32, 32}));
+  EXPECT_EQ(smart_video_size({16, 64}, 2, 2, 32, 1, 16384), (ImageSize{32, 128}));  // enlarged first
+  EXPECT_TRUE(mentions(error_of([] { smart_video_size({64, 64}, 1, 2, 32, 1, 16384); }), {"1 frames"}));
+}
+
 TEST(ImageGeometry, AFreeSideIsRoundedUpByLlavaNextAndTruncatedByPhi4) {
   EXPECT_EQ(fit_rounding_up({375, 500}, {672, 672}), (ImageSize{505, 672}));  // 375 · 1.344 > 504 in double
   EXPECT_EQ(fit_rounding_up({3, 7}, {10, 10}), (ImageSize{5, 10}));           // 30/7 = 4.3

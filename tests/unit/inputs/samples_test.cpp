@@ -108,6 +108,43 @@ TEST(Samples, ImagePathsMayNotLeaveTheFolder) {
   EXPECT_TRUE(mentions(error_of_line(line_with_image(".")), {"data.jsonl:1", "does not exist"}));
 }
 
+std::string line_with_video(const std::string& fields) {
+  return R"({"messages":[{"role":"user","content":[{"type":"video")" + fields + R"(}]}]})";
+}
+
+TEST(Samples, AVideoIsItsFramesInOrder) {
+  const TempDir dir;
+  for (const char* name : {"v/0.png", "v/1.png"}) dir.write(name, "pixels");
+  const fs::path file =
+      dir.write("data.jsonl", line_with_video(R"(,"frames":["v/1.png","v/0.png","v/1.png"],"fps":2.5)") +
+                                  "\n" + line_with_video(R"(,"frames":["v/0.png"])"));
+  const auto samples = read_samples(file);
+  ASSERT_EQ(samples.size(), 2u);
+  const ContentPart& part = samples[0].messages[0].content[0];
+  const fs::path folder = fs::canonical(dir.path()) / "v";
+  EXPECT_EQ(part.kind, ContentPart::Kind::video);
+  EXPECT_EQ(part.video.frames, (std::vector<fs::path>{folder / "1.png", folder / "0.png", folder / "1.png"}));
+  EXPECT_EQ(part.video.fps, 2.5);
+  EXPECT_EQ(samples[1].messages[0].content[0].video.fps, 24);
+  EXPECT_EQ(samples[0].image_count(), 1);
+}
+
+TEST(Samples, VideosWithoutUsableFramesAreErrors) {
+  const auto error = [](const std::string& fields) { return error_of_line(line_with_video(fields)); };
+  EXPECT_TRUE(mentions(error(R"(,"frames":["cat.png","dog.png"])"),
+                       {"data.jsonl:1", "frame 'dog.png' does not exist"}));
+  EXPECT_TRUE(mentions(error(R"(,"frames":[])"), {"data.jsonl:1", "no frames"}));
+  EXPECT_TRUE(mentions(error(R"(,"frames":["../cat.png"])"), {"data.jsonl:1", "leaves the folder"}));
+  EXPECT_TRUE(mentions(error(R"(,"frames":["/etc/passwd"])"), {"data.jsonl:1", "absolute"}));
+  EXPECT_TRUE(mentions(error(R"(,"frames":"cat.png")"), {"data.jsonl:1", "'frames'"}));
+  EXPECT_TRUE(mentions(error(R"(,"video":"cat.mp4")"), {"data.jsonl:1", "not decoded", "ffmpeg"}));
+  EXPECT_TRUE(mentions(error(R"(,"frames":["cat.png"],"fps":0)"), {"data.jsonl:1", "'fps'"}));
+  EXPECT_TRUE(mentions(error(R"(,"frames":["cat.png"],"fps":1e30)"), {"data.jsonl:1", "'fps'"}));
+  std::string many = R"(,"frames":["cat.png")";
+  for (size_t i = 0; i < kMaxFrames; ++i) many += R"(,"cat.png")";
+  EXPECT_TRUE(mentions(error(many + "]"), {"data.jsonl:1", "769 frames", "768"}));
+}
+
 TEST(Samples, ASymbolicLinkMayNotLeadOutOfTheFolder) {
   const TempDir outside, dir;
   const fs::path secret = outside.write("secret.png", "pixels");
