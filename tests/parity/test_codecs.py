@@ -272,5 +272,5 @@ def test_denormal_tensors_pack_to_finite_codes(pack):
         assert out[f"w.{format}.deq"].isfinite().all()
     for format, codes in (("int8", "codes"), ("fp8_rows", "codes"), ("fp8_blocks", "codes"), ("int4", "bytes")):
         theirs = modelopt_export(weight, format)
-        assert_same_bits(out[f"w.{format}.scale"], theirs["scale"])
+        assert_same_bits(out[f"w.{format}.scale"].flatten(), theirs["scale"].flatten())  # one block: a scalar there
         assert_same_bits(out[f"w.{format}.{codes}"], theirs["codes"])
