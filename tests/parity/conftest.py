@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[2] / "demo" / "make"))
 import compat  # noqa: E402,F401  (makes torchvision importable; before transformers)
 
@@ -21,3 +22,22 @@ def probe():
         return program
 
     return path
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Threads cost more than they bring at the sizes of the toy models."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    """Path and conversations of forward_models.write_samples()."""
+    import forward_models
+
+    return forward_models.write_samples(tmp_path_factory.mktemp("samples"))

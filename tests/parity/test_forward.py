@@ -16,6 +16,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor  # noqa: E40
 sys.path.insert(0, str(Path(__file__).parent))
 import forward_models as toy  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 TOLERANCE = 2e-5  # of the largest magnitude of the tensor
 NEW_TOKENS = 8
 
@@ -109,15 +110,6 @@ def with_pixels(conversation, folder):
     return conversation
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads cost more than they bring at these sizes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def run_probe(program, folder, data, out, dtype, *options):
     """@return the tensors that it writes, and the lines that it prints"""
     command = [program, folder, data, out, dtype, *options]
@@ -158,11 +150,6 @@ def encode(processor, conversation, folder):
         [with_pixels(conversation, folder)], add_generation_prompt=True, tokenize=True, return_dict=True,
         return_tensors="pt",
     )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def samples(tmp_path_factory):
-    return toy.write_samples(tmp_path_factory.mktemp("samples"))
 
 
 @pytest.fixture(scope="module")

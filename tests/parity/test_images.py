@@ -20,17 +20,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 import images_reference  # noqa: E402
 from inputs_images import encoded, exif, picture  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIZES = [(1, 1), (640, 480), (480, 640), (500, 375), (337, 336), (37, 61), (100, 1000), (1500, 70), (224, 224),
          (1920, 1080), (11, 340), (4000, 3000)]  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """The operations are so small that threads mostly wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,8 @@ import forward_models as toy  # noqa: E402
 from llava_original_models import KINDS, OriginalLlava  # noqa: E402
 from test_forward import TOLERANCE, run_probe, with_pixels  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 IMAGE = -200
 LLAVA_V1 = (
     "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, detailed, and polite "
@@ -24,14 +26,6 @@ PROMPTS = {
     "qwen2": "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<image>\nWhat is in this picture?"
     "<|im_end|>\n<|im_start|>assistant\n",
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def pixels_of(processor, pictures, kind):

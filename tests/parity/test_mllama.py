@@ -10,7 +10,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 sys.path.insert(0, str(Path(__file__).parent))
 import forward_models as toy  # noqa: E402
 import mllama_model  # noqa: E402
-from test_forward import NEW_TOKENS, TOLERANCE, encode, one_thread, rows_of, run_probe, samples  # noqa: E402,F401
+from test_forward import NEW_TOKENS, TOLERANCE, encode, rows_of, run_probe  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,7 @@ def reference(model, inputs):
 
 
 @pytest.mark.parametrize("spelling", "AC")
-def test_every_stage_equals_transformers(spelling, made, samples, probe, tmp_path):  # noqa: F811
+def test_every_stage_equals_transformers(spelling, made, samples, probe, tmp_path):
     data, conversations = samples
     model = made[0]
     folder = toy.save(tmp_path / "model", made, spelling)
@@ -67,7 +69,7 @@ def test_every_stage_equals_transformers(spelling, made, samples, probe, tmp_pat
     assert max(worst.values()) <= TOLERANCE, worst
 
 
-def test_the_images_show_in_the_logits(made, samples, probe, tmp_path):  # noqa: F811
+def test_the_images_show_in_the_logits(made, samples, probe, tmp_path):
     """So that the comparison above is one of cross-attention."""
     data, conversations = samples
     folder = toy.save(tmp_path / "model", made, "A")
@@ -79,7 +81,7 @@ def test_the_images_show_in_the_logits(made, samples, probe, tmp_path):  # noqa:
 
 
 @torch.no_grad()
-def test_bfloat16_stays_close_to_transformers(made, samples, probe, tmp_path):  # noqa: F811
+def test_bfloat16_stays_close_to_transformers(made, samples, probe, tmp_path):
     data, conversations = samples
     folder = toy.save(tmp_path / "model", made, "A")
     computed, _ = run_probe(probe("forward"), folder, data, tmp_path / "out.safetensors", "bf16")

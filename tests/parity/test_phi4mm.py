@@ -4,19 +4,12 @@ with the adapter of images merged into the weights, which is what the adapter co
 import sys
 from pathlib import Path
 
-import pytest
-import torch
 from transformers import AutoProcessor
 
 sys.path.insert(0, str(Path(__file__).parent))
 import forward_models as toy  # noqa: E402
 from phi4mm_model import Phi4MM  # noqa: E402
 from test_forward import NEW_TOKENS, TOLERANCE, encode, reference, run_probe  # noqa: E402
-
-
-@pytest.fixture(scope="module")
-def samples(tmp_path_factory):
-    return toy.write_samples(tmp_path_factory.mktemp("samples"))
 
 
 def test_samples_with_images_run_with_the_vision_adapter_and_others_without(samples, probe, tmp_path):

@@ -11,7 +11,9 @@ from transformers import AutoProcessor
 
 sys.path.insert(0, str(Path(__file__).parent))
 import forward_models as toy  # noqa: E402
-from test_forward import NEW_TOKENS, TOLERANCE, one_thread, reference, run_probe  # noqa: E402,F401
+from test_forward import NEW_TOKENS, TOLERANCE, reference, run_probe  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 KINDS = {
     "qwen2_vl": (toy.make_qwen_vl, "2"),

@@ -15,6 +15,8 @@ import images_reference  # noqa: E402
 import vila_models  # noqa: E402
 from test_forward import TOLERANCE, run_probe, with_pixels  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 IMAGE = -200
 VICUNA = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and polite "
@@ -143,14 +145,6 @@ def reference(vila, tokenizer, conversation, folder, index):
     if pictures:
         expected |= {"tower": torch.cat(towers), "features": torch.cat(blocks)}
     return ids, {f"{name}.{index}": tensor for name, tensor in expected.items()}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("kind", vila_models.KINDS)
