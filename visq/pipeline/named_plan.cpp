@@ -249,7 +249,6 @@ Plan make_named_plan(const Checkpoint& checkpoint, const Recipe& recipe, const P
         "{}: no linear of a text decoder was found by its name; such are named like "
         "'model.layers.0.self_attn.q_proj'",
         checkpoint.directory().string());
-  ReplacedTensors replaced;
   std::set<std::string> layers;
   std::map<std::string, std::set<bool>> experts;  // whether those of a layer are quantized
   for (const std::vector<std::string>& group : groups) {
@@ -263,8 +262,6 @@ Plan make_named_plan(const Checkpoint& checkpoint, const Recipe& recipe, const P
       }
       sites.push_back(plan.sites.size());
       plan.sites.push_back({0, {}, describe_linear(checkpoint, module, *scheme, group.size() == 1)});
-      auto& tensors = replaced[checkpoint.stored_in(module + ".weight")];
-      for (LayoutTensor& tensor : layout.tensors(plan.sites.back().linear)) tensors.push_back(tensor.planned);
     }
     if (sites.empty()) continue;
     if (sites.size() != group.size())
@@ -295,7 +292,7 @@ Plan make_named_plan(const Checkpoint& checkpoint, const Recipe& recipe, const P
     layers.insert(layer);
   }
   plan.layers = static_cast<int64_t>(layers.size());
-  plan_tensors(plan, checkpoint, replaced);
+  plan_tensors(plan, checkpoint);
   plan.summary = summarize(plan, checkpoint);
   check_excludes(plan, checkpoint);
   return plan;

@@ -113,7 +113,6 @@ Plan make_plan(const Model& model, const Recipe& recipe, const Preset& preset, c
   plan.layout = &layout;
   plan.directory = std::move(directory);
   plan.layers = spec.decoder.layers;
-  ReplacedTensors replaced;
   for (int64_t layer = 0; layer < spec.decoder.layers; ++layer) {
     size_t experts_chosen = 0, experts_all = 0;
     for (const nn::GroupId& group : nn::groups(spec.decoder, layer)) {
@@ -129,9 +128,6 @@ Plan make_plan(const Model& model, const Recipe& recipe, const Preset& preset, c
         ++chosen;
         plan.site_index_.emplace(std::pair{layer, id}, plan.sites.size());
         plan.sites.push_back({layer, id, describe_linear(checkpoint, module, *scheme, linears.size() == 1)});
-        auto& tensors = replaced[checkpoint.stored_in(module + ".weight")];
-        for (LayoutTensor& tensor : layout.tensors(plan.sites.back().linear))
-          tensors.push_back(tensor.planned);
       }
       if (chosen != 0 && chosen != linears.size())
         fail(
@@ -151,24 +147,24 @@ Plan make_plan(const Model& model, const Recipe& recipe, const Preset& preset, c
   if (plan.sites.empty())
     fail("the recipe matches no linear of this model ({}); the linears are named like '{}'",
          describe_rules(recipe), model.names().module(spec, 0, nn::linears(spec.decoder, 0).front()));
+  AddedTensors added;
   if (recipe.kv_cache != KvCacheFormat::none)
     for (int64_t layer = 0; layer < spec.decoder.layers; ++layer) {
       const std::string keys =
           model.names().module(spec, layer, nn::key_rows(spec.decoder).linear) + ".weight";
-      const TensorInfo& info = checkpoint.info(keys);
-      const auto kv = layout.kv_tensors(model.names().attention(spec, layer), info.dtype);
-      auto& tensors = replaced[keys];
       // Keys are cached in FP8 even where the projection itself is left out.
-      if (tensors.empty()) tensors.push_back({info.name, info.dtype, info.shape});
-      tensors.push_back(kv.key);
-      tensors.push_back(kv.value);
+      const auto kv = layout.kv_tensors(model.names().attention(spec, layer), checkpoint.info(keys).dtype);
+      added[keys] = {kv.key, kv.value};
     }
-  plan_tensors(plan, checkpoint, replaced);
+  plan_tensors(plan, checkpoint, added);
   plan.summary = summarize(plan, model);
   return plan;
 }
 
-void plan_tensors(Plan& plan, const Checkpoint& checkpoint, const ReplacedTensors& replaced) {
+void plan_tensors(Plan& plan, const Checkpoint& checkpoint, const AddedTensors& added) {
+  std::unordered_map<std::string, std::vector<size_t>> sites_in;  // tensor of the files → sites
+  for (size_t i = 0; i < plan.sites.size(); ++i)
+    sites_in[checkpoint.stored_in(plan.sites[i].linear.module + ".weight")].push_back(i);
   for (const std::string& name : checkpoint.names()) {
     const TensorInfo& info = checkpoint.info(name);
     plan.source_bytes += info.bytes();
@@ -176,11 +172,15 @@ void plan_tensors(Plan& plan, const Checkpoint& checkpoint, const ReplacedTensor
       plan.copied_bytes += info.bytes();
       continue;
     }
-    const auto found = replaced.find(name);
-    if (found == replaced.end())
+    if (const auto sites = sites_in.find(name); sites != sites_in.end()) {
+      for (const size_t site : sites->second)
+        for (LayoutTensor& tensor : plan.layout->tensors(plan.sites[site].linear))
+          plan.tensors.push_back(std::move(tensor.planned));
+    } else {
       plan.tensors.push_back({info.name, info.dtype, info.shape});
-    else
-      plan.tensors.insert(plan.tensors.end(), found->second.begin(), found->second.end());
+    }
+    if (const auto more = added.find(name); more != added.end())
+      plan.tensors.insert(plan.tensors.end(), more->second.begin(), more->second.end());
   }
   plan.output_bytes = plan.copied_bytes;
   for (const PlannedTensor& tensor : plan.tensors) plan.output_bytes += tensor.bytes();

@@ -61,10 +61,10 @@ bool can_fold(const Plan& plan, const nn::DecoderSpec& spec, int64_t layer, cons
 QuantizedLinear describe_linear(const Checkpoint& checkpoint, const std::string& module, const Scheme& scheme,
                                 bool standalone);
 
-/// By the name of a tensor of the files: what is written in its place.
-using ReplacedTensors = std::unordered_map<std::string, std::vector<PlannedTensor>>;
-/// Lists all that is written, and how much that is.
-void plan_tensors(Plan& plan, const Checkpoint& checkpoint, const ReplacedTensors& replaced);
+/// By the name of a tensor of the files: what is written behind it, or behind what takes its place.
+using AddedTensors = std::unordered_map<std::string, std::vector<PlannedTensor>>;
+/// Lists all that is written, the sites' tensors in place of their weights, and how much that is.
+void plan_tensors(Plan& plan, const Checkpoint& checkpoint, const AddedTensors& added = {});
 
 /// "quantize '*', skip '*down_proj'": the rules of a recipe, for errors.
 std::string describe_rules(const Recipe& recipe);
