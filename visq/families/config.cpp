@@ -197,6 +197,16 @@ std::vector<int64_t> read_eos(const Json& config, const Json& text, const TextDe
   return {};
 }
 
+std::optional<int64_t> read_bos(const Json& text, const TextDefaults& defaults, const std::string& origin) {
+  const auto ids = read_integers(text, "bos_token_id", origin);
+  return ids.empty() ? defaults.bos : ids.front();
+}
+
+int64_t read_image_token(const Json& config, int64_t otherwise, const std::string& origin) {
+  return get_or<int64_t>(config, "image_token_index",
+                         get_or<int64_t>(config, "image_token_id", otherwise, origin), origin);
+}
+
 bool read_tied(const Json& config, const Json& text, const std::string& origin) {
   return get_or<bool>(config, "tie_word_embeddings", false, origin) ||
          get_or<bool>(text, "tie_word_embeddings", false, origin);

@@ -54,6 +54,10 @@ int64_t read_extent(const Json& object, const std::string& key, int64_t fallback
 /// eos_token_id of the root, else of text_config, else the class default.
 std::vector<int64_t> read_eos(const Json& config, const Json& text, const TextDefaults& defaults,
                               const std::string& origin);
+/// bos_token_id of `text`, else the class default.
+std::optional<int64_t> read_bos(const Json& text, const TextDefaults& defaults, const std::string& origin);
+/// image_token_index, or image_token_id as later files have it.
+int64_t read_image_token(const Json& config, int64_t otherwise, const std::string& origin);
 /// tie_word_embeddings of the root or of text_config.
 bool read_tied(const Json& config, const Json& text, const std::string& origin);
 

@@ -48,8 +48,7 @@ ModelSpec describe(const Json& config, const std::string& origin) {
   spec.layout.line_end = "\n";
   spec.layout.after = "<fake_token_around_image>";
   spec.eos_ids = read_eos(config, text, text_class, origin);
-  spec.bos_id = text_class.bos;
-  if (const auto bos = read_integers(text, "bos_token_id", origin); !bos.empty()) spec.bos_id = bos.front();
+  spec.bos_id = read_bos(text, text_class, origin);
   spec.unquantized_roots = {"lm_head", "model.vision_model", "model.connector"};
   return spec;
 }

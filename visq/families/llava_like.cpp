@@ -64,13 +64,10 @@ ModelSpec describe_llava_like(const Json& config, const LlavaDefaults& defaults,
   spec.ignored_patterns = {"*.rotary_emb.inv_freq", "*.position_ids", "model.vision_tower.head.*",
                            "model.vision_tower.post_layernorm.*", "model.vision_tower.embeddings.mask_token"};
 
-  spec.image_token_id =
-      get_or<int64_t>(config, "image_token_index",
-                      get_or<int64_t>(config, "image_token_id", defaults.image_token_id, origin), origin);
+  spec.image_token_id = read_image_token(config, defaults.image_token_id, origin);
   spec.prompt = text_type == "qwen2" ? PromptStyle::chatml_images_first : PromptStyle::vicuna;
   spec.eos_ids = read_eos(config, text, text_class, origin);
-  spec.bos_id = text_class.bos;
-  if (const auto bos = read_integers(text, "bos_token_id", origin); !bos.empty()) spec.bos_id = bos.front();
+  spec.bos_id = read_bos(text, text_class, origin);
   spec.unquantized_roots = {"lm_head",
                             "language_model.lm_head",
                             "vision_tower",

@@ -172,8 +172,7 @@ ModelSpec describe_with(const std::string& text_type, PromptStyle prompt, const 
   spec.split_at_images = spec.single_bos = spec.template_reads_text = true;
   spec.prompt = prompt;
   spec.eos_ids = read_eos(config, config, text_class, origin);
-  spec.bos_id = text_class.bos;
-  if (const auto bos = read_integers(config, "bos_token_id", origin); !bos.empty()) spec.bos_id = bos.front();
+  spec.bos_id = read_bos(config, text_class, origin);
   spec.unquantized_roots = {"lm_head",      "language_model.lm_head", "model.vision_tower",
                             "vision_tower", "model.mm_projector",     "multi_modal_projector"};
   return spec;

@@ -129,14 +129,12 @@ ModelSpec describe(const Json& config, const std::string& origin) {
   spec.tower_prefix = "model.vision_model.";
   spec.projector_prefix = "model.";  // the projector is one linear
   spec.ignored_patterns = {"*.rotary_emb.inv_freq"};
-  spec.image_token_id = get_or<int64_t>(config, "image_token_index",
-                                        get_or<int64_t>(config, "image_token_id", 128256, origin), origin);
+  spec.image_token_id = read_image_token(config, 128256, origin);
   spec.image_token = "<|image|>";
   spec.layout.kind = ImageLayout::Kind::cross;
   spec.prompt = PromptStyle::llama_3_2;
   spec.eos_ids = read_eos(config, text, kText, origin);
-  spec.bos_id = kText.bos;
-  if (const auto bos = read_integers(text, "bos_token_id", origin); !bos.empty()) spec.bos_id = bos.front();
+  spec.bos_id = read_bos(text, kText, origin);
   spec.unquantized_roots = {"lm_head",
                             "language_model.lm_head",
                             "vision_model",

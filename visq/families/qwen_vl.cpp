@@ -77,8 +77,7 @@ ModelSpec describe_qwen_vl(const Json& config, const QwenVl& parts, const std::s
   spec.prompt = PromptStyle::chatml;
   spec.mrope = true;
   spec.eos_ids = read_eos(config, text, kText, origin);
-  spec.bos_id = kText.bos;
-  if (const auto bos = read_integers(text, "bos_token_id", origin); !bos.empty()) spec.bos_id = bos.front();
+  spec.bos_id = read_bos(text, kText, origin);
   spec.unquantized_roots = {"lm_head", "visual", "model.visual"};
   return spec;
 }

@@ -184,9 +184,7 @@ ModelSpec describe(const Json& config, const std::string& origin) {
   spec.split_at_images = spec.single_bos = spec.template_reads_text = true;
   spec.prompt = text_type == "qwen2" ? PromptStyle::nvila : PromptStyle::vicuna_v1;
   spec.eos_ids = read_eos(text, text, text_class, part.origin);
-  spec.bos_id = text_class.bos;
-  if (const auto bos = read_integers(text, "bos_token_id", part.origin); !bos.empty())
-    spec.bos_id = bos.front();
+  spec.bos_id = read_bos(text, text_class, part.origin);
   spec.unquantized_roots = {"lm_head"};  // the text model's folder is read by itself
   return spec;
 }
