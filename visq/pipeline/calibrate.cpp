@@ -106,13 +106,13 @@ LayerStatistics Calibration::run_layer(const nn::DecoderLayer& layer, bool with_
     const bool cross = spec.is_cross(layer.index);
     observer.input = [&](nn::InputGroup group, const at::Tensor& x) {
       Statistics& input = statistics.inputs[static_cast<size_t>(group)];
-      const at::Tensor none = at::empty({0}, at::kLong), all = at::arange(x.size(0), at::kLong);
-      if (!cross)
+      if (!cross) {
         input.add(x, chunk.text_rows, chunk.image_rows);
-      else if (group == nn::InputGroup::cross_in)
-        input.add(x, none, all);
-      else
-        input.add(x, all, none);
+      } else {
+        const at::Tensor none = at::empty({0}, at::kLong), all = at::arange(x.size(0), at::kLong);
+        const bool images = group == nn::InputGroup::cross_in;
+        input.add(x, images ? none : all, images ? all : none);
+      }
       if (group == nn::InputGroup::mlp_in && !lent_input.defined()) lent_input = x;
     };
     observer.kv = [&](const at::Tensor& keys, const at::Tensor& values) {

@@ -28,6 +28,12 @@ float rounded(float value, at::ScalarType dtype) {
   return at::full({}, value, at::kFloat).to(dtype).to(at::kFloat).item<float>();
 }
 
+/// @param matrix  [rows, columns]
+void divide_rows(const at::Tensor& matrix, const std::pair<nn::RowRange, at::Tensor>& divisor) {
+  const auto& [range, by] = divisor;
+  matrix.narrow(0, range.begin, range.count).div_(by.unsqueeze(1));
+}
+
 // Whether the linears of a group share the scale of the matrix.
 bool has_matrix_scale(Codec codec) { return codec == Codec::fp8_e4m3 || codec == Codec::nvfp4; }
 
@@ -159,12 +165,20 @@ at::Tensor LayerSolver::fold_into_norm(InputGroup group, const at::Tensor& scale
   return at::where((before == 0) | (after == 0), at::ones_like(before), before / after);
 }
 
+/// Changes a stored tensor in f32 and rounds it back. @param name  in the files
+void LayerSolver::rewrite(const std::string& name, const std::function<void(const at::Tensor&)>& change,
+                          SmoothedLayer& smoothed) const {
+  const at::Tensor stored = model_.checkpoint().tensor(name);
+  const at::Tensor wide = stored.to(model_.device(), at::kFloat, /*non_blocking=*/false, /*copy=*/true);
+  change(wide);
+  smoothed.rewritten.emplace_back(name, wide.to(stored.scalar_type()).to(at::kCPU));
+}
+
 // Scales of routed norms are powers of two, so that the router stays what it was to the last bit.
 void LayerSolver::fold_into_router(const at::Tensor& scale, SmoothedLayer& smoothed) const {
-  const std::string name = model_.names().router(model_.spec(), layer_) + ".weight";
-  const at::Tensor stored = model_.checkpoint().tensor(name);
-  const at::Tensor scaled = stored.to(model_.device(), at::kFloat) * scale;
-  smoothed.rewritten.emplace_back(name, scaled.to(stored.scalar_type()).to(at::kCPU));
+  rewrite(
+      model_.names().router(model_.spec(), layer_) + ".weight",
+      [&](const at::Tensor& router) { router.mul_(scale); }, smoothed);
 }
 
 void LayerSolver::fold_into_rows(const nn::RowRange& range, const at::Tensor& divisor,
@@ -172,35 +186,27 @@ void LayerSolver::fold_into_rows(const nn::RowRange& range, const at::Tensor& di
   smoothed.divisors.emplace(range.linear, std::pair{range, divisor});
   const std::string bias = model_.names().module(model_.spec(), layer_, range.linear) + ".bias";
   if (!model_.checkpoint().contains(bias)) return;
-  const at::Tensor stored = model_.checkpoint().tensor(bias);
-  const at::Tensor divided = stored.to(model_.device(), at::kFloat, /*non_blocking=*/false, /*copy=*/true);
-  divided.narrow(0, range.begin, range.count).div_(divisor);
-  smoothed.rewritten.emplace_back(bias, divided.to(stored.scalar_type()).to(at::kCPU));
+  rewrite(
+      bias, [&](const at::Tensor& whole) { whole.narrow(0, range.begin, range.count).div_(divisor); },
+      smoothed);
 }
 
 // y += B (A x): A reads the smoothed input, and B writes to the rows that another linear's input took from.
-void LayerSolver::fold_into_adapters(const SmoothedLayer& smoothed, const LinearId& id,
-                                     std::vector<std::pair<std::string, at::Tensor>>& rewritten) const {
+void LayerSolver::fold_into_adapters(const LinearId& id, SmoothedLayer& smoothed) const {
   const at::Tensor scale = smoothed.scale_of({nn::group_of(spec_, layer_, id.role), id.expert});
   const auto divisor = smoothed.divisors.find(id);
-  const std::string module = visq::format("{}layers.{}.{}", model_.spec().decoder_prefix, layer_,
-                                          nn::linear_path(spec_, layer_, id));
-  const auto rewrite = [&](const std::string& canonical, const auto& change) {
-    const std::string name = model_.names().source(canonical);
-    const at::Tensor stored = model_.checkpoint().tensor(name);
-    const at::Tensor wide = stored.to(model_.device(), at::kFloat, /*non_blocking=*/false, /*copy=*/true);
-    change(wide);
-    rewritten.emplace_back(name, wide.to(stored.scalar_type()).to(at::kCPU));
-  };
   for (const AdapterSpec& adapter : model_.spec().adapters) {
+    const auto source = [&](const char* matrix) {
+      return model_.names().source(visq::format("{}layers.{}.{}.{}.{}.weight", model_.spec().decoder_prefix,
+                                                layer_, nn::linear_path(spec_, layer_, id), matrix,
+                                                adapter.name));
+    };
     if (scale.defined())
-      rewrite(visq::format("{}.lora_A.{}.weight", module, adapter.name),
-              [&](const at::Tensor& a) { a.mul_(scale); });
+      rewrite(
+          source("lora_A"), [&](const at::Tensor& a) { a.mul_(scale); }, smoothed);
     if (divisor != smoothed.divisors.end())
-      rewrite(visq::format("{}.lora_B.{}.weight", module, adapter.name), [&](const at::Tensor& b) {
-        const auto& [range, by] = divisor->second;
-        b.narrow(0, range.begin, range.count).div_(by.unsqueeze(1));
-      });
+      rewrite(
+          source("lora_B"), [&](const at::Tensor& b) { divide_rows(b, divisor->second); }, smoothed);
   }
 }
 
@@ -209,10 +215,7 @@ at::Tensor LayerSolver::smoothed_weight(const SmoothedLayer& smoothed, const Lin
   const auto divisor = smoothed.divisors.find(id);
   if (!scale.defined() && divisor == smoothed.divisors.end()) return stored_weight(id);
   const at::Tensor result = scale.defined() ? weight(id) * scale : weight(id).clone();
-  if (divisor != smoothed.divisors.end()) {
-    const auto& [range, by] = divisor->second;
-    result.narrow(0, range.begin, range.count).div_(by.unsqueeze(1));
-  }
+  if (divisor != smoothed.divisors.end()) divide_rows(result, divisor->second);
   return result;
 }
 
@@ -261,7 +264,7 @@ SmoothedLayer LayerSolver::smooth(const Plan& plan) {
     }
     smoothed.scales.emplace(id, scale);
   }
-  for (const LinearId& id : nn::linears(spec_, layer_)) fold_into_adapters(smoothed, id, smoothed.rewritten);
+  for (const LinearId& id : nn::linears(spec_, layer_)) fold_into_adapters(id, smoothed);
   return smoothed;
 }
 

@@ -1,5 +1,6 @@
 // From the weights and statistics of one decoder layer to packed tensors and changed norms, for one scheme.
 #pragma once
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -76,8 +77,9 @@ class LayerSolver {
   at::Tensor smoothquant(const nn::GroupId& id) const;
   at::Tensor fold_into_norm(nn::InputGroup group, const at::Tensor& scale, SmoothedLayer& smoothed) const;
   void fold_into_router(const at::Tensor& scale, SmoothedLayer& smoothed) const;
-  void fold_into_adapters(const SmoothedLayer& smoothed, const nn::LinearId& id,
-                          std::vector<std::pair<std::string, at::Tensor>>& rewritten) const;
+  void fold_into_adapters(const nn::LinearId& id, SmoothedLayer& smoothed) const;
+  void rewrite(const std::string& name, const std::function<void(const at::Tensor&)>& change,
+               SmoothedLayer& smoothed) const;
   void fold_into_rows(const nn::RowRange& range, const at::Tensor& divisor, SmoothedLayer& smoothed) const;
   /// By group, and whether it is one of routed experts.
   std::map<std::pair<nn::InputGroup, bool>, float> input_scales(const Plan& plan,

@@ -59,9 +59,7 @@ void check_scale_dtype(at::ScalarType dtype) {
   if (!is_codec_input(dtype)) fail("scales cannot be {}: give f32, bf16 or f16", c10::toString(dtype));
 }
 
-PackedTensor pack_int(Codec codec, const at::Tensor& weight, int64_t block, int code_max,
-                      at::ScalarType scale_dtype) {
-  EncodedMatrix encoded = codecs_for(weight).encode_int(weight, block, code_max, scale_dtype);
+PackedTensor from_encoded(Codec codec, const at::Tensor& weight, EncodedMatrix encoded) {
   if (!encoded.finite) fail_not_finite(weight);
   return {.codec = codec,
           .rows = weight.size(0),
@@ -71,18 +69,16 @@ PackedTensor pack_int(Codec codec, const at::Tensor& weight, int64_t block, int 
           .scale_2 = {}};
 }
 
+PackedTensor pack_int(Codec codec, const at::Tensor& weight, int64_t block, int code_max,
+                      at::ScalarType scale_dtype) {
+  return from_encoded(codec, weight, codecs_for(weight).encode_int(weight, block, code_max, scale_dtype));
+}
+
 /// Encodes in blocks that share an FP8 scale, [row blocks, column blocks].
 PackedTensor pack_fp8_in(Codec codec, const at::Tensor& weight, int64_t block_rows, int64_t block_columns,
                          at::ScalarType scale_dtype) {
-  EncodedMatrix encoded =
-      codecs_for(weight).encode_fp8_blocks(weight, block_rows, block_columns, scale_dtype);
-  if (!encoded.finite) fail_not_finite(weight);
-  return {.codec = codec,
-          .rows = weight.size(0),
-          .columns = weight.size(1),
-          .codes = std::move(encoded.codes),
-          .scale = std::move(encoded.scale),
-          .scale_2 = {}};
+  return from_encoded(codec, weight,
+                      codecs_for(weight).encode_fp8_blocks(weight, block_rows, block_columns, scale_dtype));
 }
 
 at::Tensor checked_activation(const at::Tensor& x, float scale) {
