@@ -22,4 +22,8 @@ if [ ! -e "$stamp" ]; then
   touch "$stamp"
 fi
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}  # where cores are shared, spinning threads cost more than they gain
-VISQ_BUILD="$build" .venv-test/bin/python -m pytest -q -W ignore tests/parity tests/e2e "${@:2}"
+# One worker a core and one thread a worker: toy models do not fill two cores. More than eight workers would only fight for memory.
+workers=$(nproc)
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+VISQ_BUILD="$build" .venv-test/bin/python -m pytest -q -W ignore -n $((workers < 8 ? workers : 8)) --dist worksteal \
+  tests/parity tests/e2e "${@:2}"
