@@ -108,7 +108,8 @@ def canvas(answer, image, reference):
 
 def chunks(answer, image, reference):
     assert answer["pixel_values"].dtype == torch.bfloat16
-    return {"pixels": answer["pixel_values"].float(), "tiles": answer["aspect_ratios"][0].tolist()}
+    grid = answer["aspect_ratios"][0].tolist()
+    return {"pixels": answer["pixel_values"].float(), "tiles": [0, 0] if grid == [1, 1] else grid}
 
 
 def high_definition(answer, image, reference):
@@ -188,7 +189,7 @@ PROCESSORS = {
     "llama4-largest": ("Llama4ImageProcessor", {"size": square(98), "resize_to_max_canvas": True, "max_patches": 7}, chunks),
 }  # fmt: skip
 TV_ONLY = {"Phi4MultimodalImageProcessor", "Llama4ImageProcessor"}
-ON_THE_LARGEST = {"clip", "qwen2-vl", "smolvlm", "phi4", "internvl"}  # the others skip the last two sizes
+ON_THE_LARGEST = {"clip", "qwen2-vl", "smolvlm", "phi4", "internvl", "llama4"}  # the others skip the last two sizes
 CASES = [
     (name, profile)
     for name in PROCESSORS

@@ -154,9 +154,13 @@ def mllama(folder):
                  clean_up_tokenization_spaces=True)  # fmt: skip
 
 
+LLAMA4 = ["<|header_start|>", "<|header_end|>", "<|eom|>", "<|eot|>", "<|image_start|>", "<|image_end|>",
+          "<|tile_x_separator|>", "<|tile_y_separator|>", "<|patch|>", "<|python_start|>", "<|python_end|>"]  # fmt: skip
+
+
 def llama4(folder):
-    return write(folder, llama3(O200K), "llama4", "PreTrainedTokenizer", bos_token="<|begin_of_text|>",
-                 eos_token="<|eot_id|>")  # fmt: skip
+    return write(folder, llama3(O200K, extra=LLAMA4), "llama4", "PreTrainedTokenizer", bos_token="<|begin_of_text|>",
+                 eos_token="<|eot|>")  # fmt: skip
 
 
 def llama3_declared_llama(folder):

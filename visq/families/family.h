@@ -20,14 +20,16 @@ struct NameRule {
 };
 
 /// vicuna: LLaVA 1.5; chatml: Qwen2.5-VL; chatml_images_first: LLaVA with a Qwen2 text model;
-/// paligemma: images, BOS, text, line break; llama_3_2: Llama 3.2 Vision; vicuna_v1, llama_3, hermes_2:
-/// VILA 1.5; nvila: NVILA; llava_v1, mistral, qwen_1_5 (and llama_3, hermes_2): LLaVA in its authors' format.
+/// paligemma: images, BOS, text, line break; llama_3_2: Llama 3.2 Vision; llama_4: Llama 4; vicuna_v1,
+/// llama_3, hermes_2: VILA 1.5; nvila: NVILA; llava_v1, mistral, qwen_1_5 (and llama_3, hermes_2): LLaVA in
+/// its authors' format.
 enum class PromptStyle {
   vicuna,
   chatml,
   chatml_images_first,
   paligemma,
   llama_3_2,
+  llama_4,
   vicuna_v1,
   llama_3,
   hermes_2,
@@ -65,7 +67,7 @@ struct ImageLayout {
     anyres,  ///< whole image; then the mosaic of its tiles, padding cut away, a learned row behind each line
     hd,      ///< the mosaic with such rows, a learned separator, then the whole image with such rows (Phi)
     row_breaks,  ///< flat, with a token of text behind each line of the grid (Pixtral)
-    tagged,      ///< tile after tile, then the whole image, each announced by text (Idefics3)
+    tagged,      ///< tile after tile, then the whole image, text around each (Idefics3, Llama 4)
     scales,      ///< tiles of several scales, stacked on the channels before the projector (VILA dynamic_s2)
     cross,       ///< not in the sequence: cross layers read the rows, one token stands for the image (Mllama)
   };
@@ -82,9 +84,12 @@ struct ImageLayout {
 
   // Text. `before` and `after` stand around the whole run, which is one image token a feature row.
   std::string before, after;
-  std::string tile_end;                        ///< flat: behind each tile of an image that comes in tiles
-  std::string row_break, last_break;           ///< row_breaks: behind each line but the last, behind the last
-  std::string tile_tag, global_tag, line_end;  ///< tagged; "{row}" and "{column}" count from 1
+  std::string tile_end;               ///< flat: behind each tile of an image that comes in tiles
+  std::string row_break, last_break;  ///< row_breaks: behind each line but the last, behind the last
+  /// tagged: before each tile ("{row}" and "{column}" count from 1) and before the whole image.
+  std::string tile_tag, global_tag;
+  /// tagged: between the tiles of a line of them, behind each line, behind the last line's.
+  std::string tile_gap, line_end, tiles_end;
 };
 
 /// A low-rank adapter that lies beside the decoder linears, as "X.lora_A.NAME.weight" and "X.lora_B.NAME…".

@@ -45,7 +45,7 @@ ModelSpec describe(const Json& config, const std::string& origin) {
   spec.layout.kind = ImageLayout::Kind::tagged;
   spec.layout.tile_tag = "<fake_token_around_image><row_{row}_col_{column}>";
   spec.layout.global_tag = "<fake_token_around_image><global-img>";
-  spec.layout.line_end = "\n";
+  spec.layout.line_end = spec.layout.tiles_end = "\n";
   spec.layout.after = "<fake_token_around_image>";
   spec.eos_ids = read_eos(config, text, text_class, origin);
   spec.bos_id = read_bos(text, text_class, origin);

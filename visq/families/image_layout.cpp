@@ -163,11 +163,13 @@ std::string tagged_text(const ModelSpec& spec, const ProcessedImage& image) {
   const std::string tile = repeat(spec.image_token, tile_rows(spec, image));
   std::string text;
   for (int64_t row = 1; row <= image.rows; ++row) {
-    for (int64_t column = 1; column <= image.columns; ++column)
+    for (int64_t column = 1; column <= image.columns; ++column) {
+      if (column > 1) text += layout.tile_gap;
       text += substitute(substitute(layout.tile_tag, "{row}", row), "{column}", column) + tile;
+    }
     text += layout.line_end;
   }
-  return text + (image.rows > 0 ? layout.line_end : "") + layout.global_tag + tile;
+  return text + (image.rows > 0 ? layout.tiles_end : "") + layout.global_tag + tile;
 }
 
 std::string lines_text(const ModelSpec& spec, const ProcessedImage& image) {

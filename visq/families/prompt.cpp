@@ -125,6 +125,7 @@ const Conversation* conversation_of(PromptStyle style) {
     case PromptStyle::chatml_images_first:
     case PromptStyle::paligemma:
     case PromptStyle::llama_3_2:
+    case PromptStyle::llama_4:
       break;
   }
   return nullptr;
@@ -169,17 +170,23 @@ std::string paligemma(const std::string& image_token, const std::vector<Message>
   return images + "<bos>" + text + "\n";
 }
 
+/// The tokens of a style that gives each turn a header.
+struct Headers {
+  const char *open, *close, *turn_end;
+};
+constexpr Headers kLlama32{"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"};
+constexpr Headers kLlama4{"<|header_start|>", "<|header_end|>", "<|eot|>"};
+
 /// "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n<|image|>What is this?<|eot_id|>…"
-std::string llama3(const std::string& image_token, const std::vector<Message>& messages) {
-  const auto header = [](const std::string& role) {
-    return "<|start_header_id|>" + role + "<|end_header_id|>\n\n";
-  };
+std::string with_headers(const Headers& style, const std::string& image,
+                         const std::vector<Message>& messages) {
+  const auto header = [&style](const std::string& role) { return style.open + role + style.close + "\n\n"; };
   std::string text = "<|begin_of_text|>";
   for (const Message& message : messages) {
     text += header(message.role);
     for (const ContentPart& part : message.content)
-      text += part.kind == ContentPart::Kind::image ? image_token : part.text;
-    text += "<|eot_id|>";
+      text += part.kind == ContentPart::Kind::image ? image : part.text;
+    text += style.turn_end;
   }
   return text + header("assistant");
 }
@@ -197,7 +204,9 @@ std::string render_prompt(const ModelSpec& spec, const std::vector<Message>& mes
     case PromptStyle::paligemma:
       return paligemma(spec.image_token, messages);
     case PromptStyle::llama_3_2:
-      return llama3(spec.image_token, messages);
+      return with_headers(kLlama32, spec.image_token, messages);
+    case PromptStyle::llama_4:
+      return with_headers(kLlama4, image_placeholder(spec, 1), messages);
     case PromptStyle::chatml_images_first:
       return chatml_images_first(spec.image_token, messages);
     default:
@@ -216,7 +225,9 @@ std::string answer_end(const ModelSpec& spec) {
       return "<|im_end|>";
     case PromptStyle::llama_3:
     case PromptStyle::llama_3_2:
-      return "<|eot_id|>";
+      return kLlama32.turn_end;
+    case PromptStyle::llama_4:
+      return kLlama4.turn_end;
     case PromptStyle::vicuna:
     case PromptStyle::vicuna_v1:
     case PromptStyle::llava_v1:

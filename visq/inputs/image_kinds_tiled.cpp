@@ -154,7 +154,8 @@ ProcessedImage process_llama4(const ImageProcessor& p, const at::Tensor& image) 
   const ImageSize canvas = grid.size(tile);
   const ImageSize fitted = llama4_fit(size_of(image), canvas, tile.height, p.largest_canvas);
   at::Tensor tiles = cut_tiles(pad_at_end(resized(p, image, fitted), canvas, 0), tile);
-  if (grid.count() > 1) tiles = append(tiles, resized(p, image, tile));
+  if (grid.count() == 1) return with_grid(normalized_in_bf16(tiles, p.steps), {});
+  tiles = append(tiles, resized(p, image, tile));
   return with_grid(normalized_in_bf16(tiles, p.steps), grid);
 }
 

@@ -51,7 +51,7 @@ class ImageProcessor {
     phi3_v,    ///< tiles: the whole image, then rows·columns, without zero tiles up to num_crops + 1
     phi4,      ///< tiles: the whole image, then rows·columns; patch_mask is false on padding
     mllama,    ///< tiles: rows·columns, without zero tiles up to max_image_tiles
-    llama4,    ///< tiles: rows·columns, then the whole image unless there is one tile
+    llama4,    ///< as idefics3
     vila,      ///< fixed size, or tiles as in `Vila`
   };
   /// config.json:image_aspect_ratio of VILA. Only the only image of a sample is tiled.

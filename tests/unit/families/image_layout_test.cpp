@@ -119,11 +119,26 @@ TEST(ImageText, TagsTheTilesOfIdefics3) {
   ModelSpec spec = tile_spec(28, 14, Kind::tagged);
   spec.projector = {nn::ProjectorOp::unshuffle(2)};
   spec.layout.tile_tag = "<f><row_{row}_col_{column}>", spec.layout.global_tag = "<f><global-img>";
-  spec.layout.line_end = "\n", spec.layout.after = "<f>";
+  spec.layout.line_end = spec.layout.tiles_end = "\n", spec.layout.after = "<f>";
   EXPECT_EQ(image_text(spec, tiles(5, 28, 2, 2)),
             "<f><row_1_col_1><i><f><row_1_col_2><i>\n<f><row_2_col_1><i><f><row_2_col_2><i>\n"
             "\n<f><global-img><i><f>");
   EXPECT_EQ(image_text(spec, tiles(1, 28, 0, 0)), "<f><global-img><i><f>");
+}
+
+TEST(ImageText, SeparatesTheTilesOfLlama4) {
+  ModelSpec spec = tile_spec(56, 14, Kind::tagged);
+  spec.projector = {nn::ProjectorOp::unshuffle(2)};
+  spec.image_token = "<p>", spec.image_placeholder = "<image>";
+  spec.layout.before = "<start>", spec.layout.after = "<end>", spec.layout.global_tag = "<image>";
+  spec.layout.tile_gap = "<x>", spec.layout.line_end = "<y>";
+  const std::vector<ProcessedImage> images = {tiles(5, 56, 2, 2), tiles(1, 56, 0, 0), tiles(4, 28, 1, 3)};
+  const std::string tile = "<p><p><p><p>", line = tile + "<x>" + tile + "<y>";
+  EXPECT_EQ(expand_images(spec, "<image>?<image><image>", images),
+            "<start>" + line + line + "<image>" + tile + "<end>?<start><image>" + tile +
+                "<end><start><p><x><p><x><p><y><image><p><end>");
+  EXPECT_EQ(image_tokens(spec, images[0]), 20);
+  EXPECT_THROW(expand_images(spec, "<image><image><image><p>", images), Error);
 }
 
 TEST(ImageText, StandsBetweenItsFrame) {

@@ -35,6 +35,16 @@ TEST(Llama3, HasAHeaderForEachTurn) {
             "<|start_header_id|>assistant<|end_header_id|>\n\n");
 }
 
+TEST(Llama4, HasAHeaderForEachTurnAndAPlaceholderForEachImage) {
+  ModelSpec llama4 = spec(PromptStyle::llama_4);
+  llama4.image_token = "<|patch|>", llama4.image_placeholder = "<|image|>";
+  EXPECT_EQ(render_prompt(llama4,
+                          {{"system", {text("Be brief.")}}, {"user", {text("See"), image(), text("Same?")}}}),
+            "<|begin_of_text|><|header_start|>system<|header_end|>\n\nBe brief.<|eot|>"
+            "<|header_start|>user<|header_end|>\n\nSee<|image|>Same?<|eot|>"
+            "<|header_start|>assistant<|header_end|>\n\n");
+}
+
 TEST(Chatml, AddsTheSystemTurnAndKeepsTheOrderOfTheParts) {
   EXPECT_EQ(render_prompt(spec(PromptStyle::chatml), {{"user", {image(), text("What is this?")}}}),
             "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
@@ -128,6 +138,7 @@ TEST(LlavaPrompts, AreThoseOfTheAuthors) {
 
 TEST(AnswerEnd, IsTheTokenThatClosesATurn) {
   EXPECT_EQ(answer_end(spec(PromptStyle::llama_3)), "<|eot_id|>");
+  EXPECT_EQ(answer_end(spec(PromptStyle::llama_4)), "<|eot|>");
   EXPECT_EQ(answer_end(spec(PromptStyle::nvila)), "<|im_end|>");
   EXPECT_EQ(answer_end(spec(PromptStyle::vicuna_v1)), "");
 }

@@ -174,8 +174,11 @@ TEST(ImageKinds, InternVlsOwnProcessorAlwaysCuts) {
 }
 
 TEST(ImageKinds, Llama4RoundsToBfloat16) {
-  const auto out = load(R"({"image_processor_type": "Llama4ImageProcessor"})").process(filled(336, 336, 3));
+  const auto llama4 = load(R"({"image_processor_type": "Llama4ImageProcessorFast"})");
+  EXPECT_EQ(llama4.process(filled(337, 336, 3)).rows, 2);
+  const auto out = llama4.process(filled(336, 336, 3));
   EXPECT_EQ(out.pixels.sizes(), (Sizes{1, 3, 336, 336}));
+  EXPECT_EQ(out.rows, 0);
   // 3/255 = 0.011765 → 0.01177979 in bfloat16; minus 0.5 → -0.488281; doubled.
   EXPECT_EQ(out.pixels[0][0][0][0].item<float>(), -0.9765625f);
   EXPECT_TRUE(out.pixels.equal(out.pixels.to(at::kBFloat16).to(at::kFloat)));
