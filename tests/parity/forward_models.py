@@ -472,6 +472,7 @@ SPELLINGS["qwen3_vl_moe"] = {"A": [], "D": []}  # A: stacks of [in, out] matrice
 PLAIN = [*LANGUAGE, *PROJECTOR, ("model.vision_tower.", "vision_tower.")]  # towers without a vision_model level
 SPELLINGS["gemma3"] = SPELLINGS["paligemma"] = SPELLINGS["llava"]
 SPELLINGS["phi4_multimodal"] = SPELLINGS["qwen3_vl"] = SPELLINGS["smolvlm"] = SPELLINGS["idefics3"] = {"A": []}
+SPELLINGS["llama4"] = {"A": []}  # its tree holds such stacks
 SPELLINGS["mllama"] = {"A": [*LANGUAGE, *PROJECTOR, ("model.vision_model.", "vision_model.")], "C": []}
 SPELLINGS["internvl"] = SPELLINGS["mistral3"] = {"A": PLAIN, "B": [], "C": [], "D": PLAIN}
 
@@ -505,8 +506,9 @@ def save(folder, made, spelling):
     tied = config.get("tie_word_embeddings") or config.get("text_config", {}).get("tie_word_embeddings")
     pixtral = config["vision_config"].get("model_type") == "pixtral"
     prefixes = SPELLINGS["mistral3" if pixtral else config["model_type"]][spelling]
+    turned = config["model_type"] == "qwen3_vl_moe" and spelling == "A"
     tensors = {
-        respell(name, prefixes): (tensor.transpose(1, 2) if ".experts." in name and spelling == "A" else tensor).contiguous()
+        respell(name, prefixes): (tensor.transpose(1, 2) if ".experts." in name and turned else tensor).contiguous()
         for name, tensor in model.state_dict().items()
         if not (tied and name == "lm_head.weight")
     }

@@ -110,6 +110,13 @@ def with_pixels(conversation, folder):
     return conversation
 
 
+def difference(computed, expected):
+    """@return the largest, relative to the largest expected magnitude"""
+    assert computed.shape == expected.shape
+    assert expected.isfinite().all() and expected.abs().max() > 0 and computed.isfinite().all()
+    return float((computed - expected).abs().max() / expected.abs().max())
+
+
 def run_probe(program, folder, data, out, dtype, *options):
     """@return the tensors that it writes, and the lines that it prints"""
     command = [program, folder, data, out, dtype, *options]
@@ -182,10 +189,8 @@ def test_every_stage_equals_transformers(kind, spelling, made, samples, probe, t
         inputs = encode(processor, conversation, data.parent)
         assert computed[f"ids.{index}"].tolist() == inputs["input_ids"][0].tolist()
         for name, tensor in reference(model, inputs, index).items():
-            assert computed[name].shape == tensor.shape, name
-            difference = (computed[name] - tensor).abs().max() / tensor.abs().max()
             stage = name.rsplit(".", 1)[0]
-            worst[stage] = max(worst.get(stage, 0.0), float(difference))
+            worst[stage] = max(worst.get(stage, 0.0), difference(computed[name], tensor))
         model.generation_config.eos_token_id = None
         answer = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
         assert generated[index] == answer[0, inputs["input_ids"].shape[1] :].tolist()

@@ -13,7 +13,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, Phi3Config, Phi3ForC
 sys.path.insert(0, str(Path(__file__).parent))
 import forward_models as toy  # noqa: E402
 import images_reference  # noqa: E402
-from test_forward import TOLERANCE, run_probe, with_pixels  # noqa: E402
+from test_forward import TOLERANCE, difference, run_probe, with_pixels  # noqa: E402
 
 CROPS = 4
 IMAGE = 32044  # <|image|>
@@ -101,4 +101,4 @@ def test_logits_are_those_of_its_parts(probe, tmp_path):
         expected = decoder(inputs_embeds=torch.cat(rows)[None]).logits[0]
         logits = computed[f"logits.{index}"]
         assert logits.shape == expected.shape
-        assert (logits - expected).abs().max() / expected.abs().max() <= TOLERANCE
+        assert difference(logits, expected) <= TOLERANCE

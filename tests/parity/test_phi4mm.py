@@ -9,7 +9,7 @@ from transformers import AutoProcessor
 sys.path.insert(0, str(Path(__file__).parent))
 import forward_models as toy  # noqa: E402
 from phi4mm_model import Phi4MM  # noqa: E402
-from test_forward import NEW_TOKENS, TOLERANCE, encode, reference, run_probe  # noqa: E402
+from test_forward import NEW_TOKENS, TOLERANCE, difference, encode, reference, run_probe  # noqa: E402
 
 
 def test_samples_with_images_run_with_the_vision_adapter_and_others_without(samples, probe, tmp_path):
@@ -26,7 +26,7 @@ def test_samples_with_images_run_with_the_vision_adapter_and_others_without(samp
         inputs = encode(processor, conversation, data.parent)
         assert computed[f"ids.{index}"].tolist() == inputs["input_ids"][0].tolist()
         for name, tensor in reference(models[pictured], inputs, index).items():
-            worst = max(worst, float((computed[name] - tensor).abs().max() / tensor.abs().max()))
+            worst = max(worst, difference(computed[name], tensor))
         if pictured:  # and the adapter does something
             other = reference(models[False], inputs, index)[f"logits.{index}"]
             assert (computed[f"logits.{index}"] - other).abs().max() > 100 * TOLERANCE * other.abs().max()

@@ -25,14 +25,17 @@ Family phi4mm_family();
 Family vila_family();
 Family llava_original_family();
 Family mllama_family();
+Family llama4_family();
 
 const std::vector<Family>& families() {
   static const std::vector<Family> all = {
-      llava_family(),      llava_next_family(),      llava_onevision_family(), qwen2_vl_family(),
-      qwen2_5_vl_family(), qwen3_vl_family(),        qwen3_vl_moe_family(),    internvl_family(),
-      mistral3_family(),   gemma3_family(),          paligemma_family(),       idefics3_family(),
-      phi3_v_family(),     phi4_multimodal_family(), phi4mm_family(),          mllama_family(),
-      vila_family(),       llava_original_family()};
+      llava_family(),         llava_next_family(),      llava_onevision_family(),
+      qwen2_vl_family(),      qwen2_5_vl_family(),      qwen3_vl_family(),
+      qwen3_vl_moe_family(),  internvl_family(),        mistral3_family(),
+      gemma3_family(),        paligemma_family(),       idefics3_family(),
+      phi3_v_family(),        phi4_multimodal_family(), phi4mm_family(),
+      mllama_family(),        llama4_family(),          vila_family(),
+      llava_original_family()};
   return all;
 }
 

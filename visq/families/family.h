@@ -46,6 +46,7 @@ inline constexpr int64_t kUntokenizedImage = -200;
 /// Tensor names of a tower below its prefix; a name is empty where the tower has no such part.
 struct TowerNames {
   std::string patch = {};                                 ///< module of the patch convolution
+  bool patch_is_linear = false;                           ///< its weight is a matrix
   std::string class_embedding = {}, position_table = {};  ///< tensors
   std::string pre_norm = {}, post_norm = {};              ///< modules
   std::string blocks = {};                                ///< "encoder.layers.": blocks are at blocks + "N."

@@ -38,6 +38,9 @@ constexpr TextDefaults kQwen3VlMoe{
     .max_positions = 128000, .norm_eps = 1e-6, .theta = 5e5, .biases = Biases::attention, .qk_norm = true,
     .mrope_interleaved = true, .experts = {.count = 60, .per_token = 4, .intermediate = 1408, .always_normalized = true},
     .bos = 151643, .eos = 151645};
+constexpr TextDefaults kLlama4{
+    .vocab = 202048, .hidden = 5120, .intermediate = 8192, .layers = 48, .heads = 40, .kv_heads = 8, .head_dim = 128,
+    .max_positions = 131072, .norm_eps = 1e-5, .theta = 5e5, .biases = Biases::attention, .bos = 1, .eos = 2};
 constexpr TextDefaults kPhi3{
     .vocab = 32064, .hidden = 3072, .intermediate = 8192, .layers = 32, .heads = 32, .kv_heads = {}, .head_dim = {},
     .max_positions = 4096, .norm_eps = 1e-5, .theta = 1e4, .window = Window::when_given, .fused = true,
@@ -63,7 +66,7 @@ constexpr TextDefaults kGemma3{
 
 constexpr std::pair<const char*, const TextDefaults*> kTextModels[] = {
     {"llama", &kLlama}, {"mistral", &kMistral}, {"qwen2", &kQwen2}, {"qwen3", &kQwen3},
-    {"qwen3_vl_text", &kQwen3Vl}, {"qwen3_moe", &kQwen3Moe}, {"qwen3_vl_moe_text", &kQwen3VlMoe}, {"phi3", &kPhi3}, {"phi4_multimodal", &kPhi4}, {"gemma", &kGemma},
+    {"qwen3_vl_text", &kQwen3Vl}, {"qwen3_moe", &kQwen3Moe}, {"qwen3_vl_moe_text", &kQwen3VlMoe}, {"llama4_text", &kLlama4}, {"phi3", &kPhi3}, {"phi4_multimodal", &kPhi4}, {"gemma", &kGemma},
     {"gemma2", &kGemma2}, {"gemma3_text", &kGemma3}};
 // clang-format on
 

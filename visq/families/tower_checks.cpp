@@ -147,6 +147,7 @@ void expect_tower(const ModelSpec& spec, Expectations& expect) {
   const std::string& prefix = spec.tower_prefix;
   std::vector<int64_t> kernel = {vision.width, 3, vision.patch, vision.patch};
   if (vision.input == nn::VisionInput::patches) kernel.insert(kernel.begin() + 2, vision.temporal_patch);
+  if (names.patch_is_linear) kernel = {vision.width, 3 * vision.patch * vision.patch};
   expect.tensor(prefix + names.patch + ".weight", kernel);
   if (vision.patch_bias) expect.tensor(prefix + names.patch + ".bias", {vision.width});
   if (vision.class_token) expect.loose_tensor(prefix + names.class_embedding, {vision.width});

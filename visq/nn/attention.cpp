@@ -92,7 +92,9 @@ at::Tensor attention_mask(const AttentionPattern& pattern, const at::Tensor& blo
   if (blocks.defined() && cached == length)
     together = ((blocks.unsqueeze(2) == blocks.unsqueeze(1)) & (blocks.unsqueeze(2) >= 0)).unsqueeze(1);
   if (together.defined() && !pattern.blocks_cross_window) mask = mask | together;
-  if (!in_window) mask = mask & (keys > queries - pattern.window);
+  if (!in_window)
+    mask = mask & (pattern.chunked ? keys >= queries - queries.remainder(pattern.window)
+                                   : keys > queries - pattern.window);
   return together.defined() && pattern.blocks_cross_window ? mask | together : mask;
 }
 
@@ -124,9 +126,8 @@ at::Tensor dense_attention(const at::Tensor& q, const at::Tensor& k, const at::T
   const int64_t n = q.size(0), heads = q.size(1), length = q.size(2), dim = q.size(3);
   const int64_t cached = k.size(2), kv_heads = k.size(1);
   if (length == 1 && pattern.causal && pattern.window > 0 && cached > pattern.window) {
-    const int64_t first = cached - pattern.window;
-    return dense_attention(q, k.narrow(2, first, pattern.window), v.narrow(2, first, pattern.window),
-                           pattern);
+    const int64_t seen = pattern.chunked ? (cached - 1) % pattern.window + 1 : pattern.window;
+    return dense_attention(q, k.narrow(2, cached - seen, seen), v.narrow(2, cached - seen, seen), pattern);
   }
   const double scale = pattern.scale > 0 ? pattern.scale : 1 / std::sqrt(static_cast<double>(dim));
   if (length == 1 && pattern.softcap == 0) {

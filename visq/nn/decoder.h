@@ -1,6 +1,7 @@
-// The one decoder block (Llama, Mistral, Qwen2, Qwen3, Phi-3, Gemma 2 and 3, Mllama): switches in
+// The one decoder block (Llama, Mistral, Qwen2, Qwen3, Phi-3, Gemma 2 and 3, Mllama,
+// Llama 4): switches in
 // DecoderSpec, weights in DecoderLayer. Source: spec/models-llava-vila-qwen.md §1.1, spec/models-phi-gemma.md
-// §0.1, §5.2.
+// §0.1, §5.2, §5.5.
 #pragma once
 #include <compare>
 #include <cstdint>
@@ -33,6 +34,7 @@ struct Rope {
   /// The axes of mrope_section alternate from frequency to frequency instead of taking turns in sections
   /// (Qwen3-VL).
   bool mrope_interleaved = false;
+  bool neighbours = false;  ///< neighbouring channels turn together, in fp32, instead of halves of a head
 };
 
 struct DecoderSpec {
@@ -53,8 +55,13 @@ struct DecoderSpec {
   double embed_scale = 1;          ///< of text embeddings, rounded to the compute type
   int64_t window = 0;              ///< tokens that a query of a windowed layer sees, itself included
   std::vector<bool> windowed;      ///< per layer; empty: none
+  bool chunked = false;            ///< a window starts at each multiple of its length instead of sliding
   std::optional<Rope> local_rope;  ///< of windowed layers, where it differs
-  ExpertsSpec experts;             ///< layers with a mixture of experts have it in place of the MLP
+  std::vector<bool> unrotated;     ///< per layer: without rope (Llama 4); empty: none
+  bool unit_heads = false;         ///< RMS norm without weights of each query and key head behind rope
+  /// Queries of unrotated layers times 1 + growth · ln(1 + ⌊(position + 1) / step⌋).
+  double query_growth = 0, query_step = 1;
+  ExpertsSpec experts;  ///< layers with a mixture of experts have it in place of the MLP
   /// Per layer: attends to the vision rows of its sequence instead of the tokens, both branches gated;
   /// without images the layer is skipped (Mllama). Empty: none.
   std::vector<bool> cross;
@@ -68,6 +75,7 @@ struct DecoderSpec {
   std::string max_tokens_reason;  ///< e.g. "max_position_embeddings, where dynamic rope starts to change"
 
   bool is_windowed(int64_t layer) const { return !windowed.empty() && windowed[static_cast<size_t>(layer)]; }
+  bool is_rotated(int64_t layer) const { return unrotated.empty() || !unrotated[static_cast<size_t>(layer)]; }
   bool is_sparse(int64_t layer) const {
     return experts.count > 0 && experts.sparse[static_cast<size_t>(layer)];
   }
@@ -150,10 +158,12 @@ struct LayerObserver {
   ExpertObserver expert;  ///< routed experts; the shared MLP is seen by `input`
 };
 
-/// cos and sin for each token, [tokens, rotary_dim] each, in the dtype of the activations.
+/// cos and sin for each token, [tokens, rotary_dim] each, in the dtype of the activations (fp32 where
+/// neighbours turn together).
 struct RopeTable {
   at::Tensor cos, sin;
   at::Tensor local_cos, local_sin;  ///< of windowed layers; undefined: the same
+  at::Tensor query_scale;           ///< fp32 [tokens, 1, 1], of unrotated layers; undefined: 1
 };
 /// @param positions  int64 [axes, tokens]: one axis, or three with mrope
 /// @param offsets    sequence borders, which longrope needs; empty: one sequence

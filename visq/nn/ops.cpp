@@ -17,6 +17,7 @@ at::Tensor apply(const Linear& linear, const at::Tensor& x, const at::Tensor& ad
 at::Tensor rms_norm(const at::Tensor& x, const Norm& norm, double eps, bool plus_one) {
   const at::Tensor wide = x.to(at::kFloat);
   const at::Tensor scaled = wide * wide.square().mean(-1, /*keepdim=*/true).add_(eps).rsqrt_();
+  if (!norm.weight.defined()) return scaled.to(x.scalar_type());
   if (plus_one) return (scaled * (norm.weight.to(at::kFloat) + 1.0)).to(x.scalar_type());
   return norm.weight * scaled.to(x.scalar_type());
 }
@@ -61,6 +62,12 @@ at::Tensor rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& 
   const at::Tensor rotated = (x.narrow(-1, 0, rotary) * cos.unsqueeze(1)).add_(turned.mul_(sin.unsqueeze(1)));
   if (rotary == x.size(-1)) return rotated;
   return at::cat({rotated, x.narrow(-1, rotary, x.size(-1) - rotary)}, -1);
+}
+
+at::Tensor rotate_neighbours(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
+  const at::Tensor wide = x.to(at::kFloat), pairs = wide.unflatten(-1, {-1, 2});
+  const at::Tensor turned = at::stack({pairs.select(-1, 1).neg(), pairs.select(-1, 0)}, -1).flatten(-2);
+  return (wide * cos.unsqueeze(1)).add_(turned.mul_(sin.unsqueeze(1))).to(x.scalar_type());
 }
 
 }  // namespace visq::nn

@@ -29,7 +29,8 @@ struct Norm {
   at::Tensor weight;  ///< [channels]
   at::Tensor bias;    ///< [channels], or undefined
 };
-/// x · rsqrt(mean(x²) + eps) in fp32, cast to x's dtype, then · weight (spec/models-llava-vila-qwen.md §1.1).
+/// x · rsqrt(mean(x²) + eps) in fp32, cast to x's dtype, then · weight (spec/models-llava-vila-qwen.md §1.1);
+/// without a weight, no more than that.
 /// @param plus_one  · (1 + weight) in fp32 instead, cast last (Gemma; spec/models-phi-gemma.md §0.1)
 at::Tensor rms_norm(const at::Tensor& x, const Norm& norm, double eps, bool plus_one = false);
 at::Tensor layer_norm(const at::Tensor& x, const Norm& norm, double eps);
@@ -41,10 +42,11 @@ at::Tensor activate(Activation activation, const at::Tensor& x);
 
 /// Who sees whom, and how scores are formed.
 struct AttentionPattern {
-  bool causal = false;  ///< a query sees the keys up to its own place
-  int64_t window = 0;   ///< and of these, the last `window` only; 0: all
-  double scale = 0;     ///< of the scores; 0: head_dim^−1/2
-  double softcap = 0;   ///< scores become c·tanh(score / c) before the mask; 0: off
+  bool causal = false;   ///< a query sees the keys up to its own place
+  int64_t window = 0;    ///< and of these, the last `window` only; 0: all
+  bool chunked = false;  ///< those since the last multiple of `window` instead
+  double scale = 0;      ///< of the scores; 0: head_dim^−1/2
+  double softcap = 0;    ///< scores become c·tanh(score / c) before the mask; 0: off
   /// int64 [tokens]: tokens of one sequence with the same number ≥ 0 see one another whatever their order;
   /// undefined: none.
   at::Tensor blocks{};
@@ -69,5 +71,8 @@ inline at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::
 /// Rotates halves: x·cos + [−x₂, x₁]·sin. Channels beyond those of cos stay as they are.
 /// @param x  [tokens, heads, head_dim]; cos, sin: [tokens, rotary_dim], rotary_dim ≤ head_dim
 at::Tensor rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin);
+/// Rotates each channel with its neighbour instead of with that half a head away, in fp32 whatever the dtype
+/// of x (Llama 4). @param cos, sin  fp32 [tokens, head_dim], equal for the two of a pair
+at::Tensor rotate_neighbours(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin);
 
 }  // namespace visq::nn

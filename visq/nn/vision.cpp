@@ -29,6 +29,7 @@ at::Tensor normalize(const VisionSpec& spec, const Norm& norm, const at::Tensor&
 
 at::Tensor turn(const VisionSpec& spec, const at::Tensor& x, const Pass& pass) {
   if (spec.rope == VisionRope::none) return x;
+  if (spec.rope == VisionRope::neighbours) return rotate_neighbours(x, pass.cos, pass.sin);
   // The shared rotation happens in fp32 whatever the compute type (spec §7).
   if (spec.rope == VisionRope::shared)
     return rotate(x.to(at::kFloat), pass.cos, pass.sin).to(x.scalar_type());
@@ -112,7 +113,9 @@ at::Tensor place(const VisionSpec& spec, const VisionTower& tower, const TowerIn
   const auto count = static_cast<int64_t>(input.grids.size());
   if (spec.class_token) {
     const at::Tensor token = tower.class_embedding.view({1, 1, -1}).expand({count, 1, spec.width});
-    x = at::cat({token, x.view({count, -1, spec.width})}, 1).flatten(0, 1);
+    const at::Tensor patches = x.view({count, -1, spec.width});
+    x = spec.class_token_last ? at::cat({patches, token}, 1) : at::cat({token, patches}, 1);
+    x = x.flatten(0, 1);
   }
   switch (spec.positions) {
     case VisionPositions::none:
@@ -232,10 +235,10 @@ TowerRows run_tower(const VisionSpec& spec, const VisionTower& tower, const Towe
   if (!taps.empty()) features.push_back(at::stack(taps, -1).flatten(1));
   result.rows = features.size() == 1 ? features.front() : at::cat(features, -1);
   if (joined) result.rows = tile.unfill(result.rows);
-  if (spec.drop_class_token) {  // the first token of each, whatever it is: so the reference
+  if (spec.drop_class_token) {  // whatever the token is: so the reference
     const auto count = static_cast<int64_t>(input.grids.size());
     const at::Tensor tokens = result.rows.view({count, -1, result.rows.size(1)});
-    result.rows = tokens.narrow(1, 1, tokens.size(1) - 1).flatten(0, 1);
+    result.rows = tokens.narrow(1, spec.class_token_last ? 0 : 1, tokens.size(1) - 1).flatten(0, 1);
   }
   return result;
 }

@@ -1,6 +1,6 @@
 // The one vision block and the tower built on it: CLIP, SigLIP (also with patches of any aspect ratio),
-// InternViT, the towers of Qwen2-VL, Qwen2.5-VL and Qwen3-VL, Pixtral, Mllama.
-// Source: spec/models-llava-vila-qwen.md §1.2, §7–9; spec/models-phi-gemma.md §0.2, §3.5, §5.2, §5.3.
+// InternViT, the towers of Qwen2-VL, Qwen2.5-VL and Qwen3-VL, Pixtral, Mllama, Llama 4.
+// Source: spec/models-llava-vila-qwen.md §1.2, §7–9; spec/models-phi-gemma.md §0.2, §3.5, §5.2, §5.3, §5.5.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -31,6 +31,7 @@ enum class VisionRope {
   none,
   shared,       ///< rows and columns turn with the same frequencies, in fp32 (Qwen)
   alternating,  ///< rows with the even, columns with the odd ones, in the compute dtype (Pixtral)
+  neighbours,   ///< columns, then rows, both from 1, neighbouring channels together, in fp32 (Llama 4)
 };
 
 struct VisionSpec {
@@ -51,7 +52,8 @@ struct VisionSpec {
   /// Which hidden states feed the projector: index as Hugging Face counts (0: encoder input, −2: last but
   /// one), several are concatenated on the channel axis. Empty: the output of the last block.
   std::vector<int64_t> feature_layers;
-  bool drop_class_token = false;
+  bool class_token_last = false;  ///< it stands behind the patches
+  bool drop_class_token = false;  ///< leaves out the place where it stands
   /// Patches a side of the cells that `input == patches` comes in.
   int64_t merge = 1;
   /// >0: blocks outside `full_blocks` attend inside windows of `window` pixels (Qwen2.5-VL).

@@ -39,14 +39,17 @@ AxisTaps axis_taps(int64_t extent, int64_t side) {
 }  // namespace
 
 at::Tensor vision_angles(const VisionSpec& spec, const std::vector<Grid>& grids) {
-  const auto coordinates = patch_coordinates(grids, spec.merge);
-  const auto rows = static_cast<int64_t>(coordinates.size());
-  const at::Tensor places = at::empty({rows, 2}, at::kFloat);
-  float* const out = places.mutable_data_ptr<float>();
-  for (size_t i = 0; i < coordinates.size(); ++i) {
-    out[2 * i] = static_cast<float>(coordinates[i].first);
-    out[2 * i + 1] = static_cast<float>(coordinates[i].second);
+  const bool neighbours = spec.rope == VisionRope::neighbours;
+  std::vector<float> coordinates;  // of the axis that turns the first half of the pairs, then of the other
+  for (const Grid& grid : grids) {
+    for (const auto& [y, x] : patch_coordinates({grid}, spec.merge)) {
+      coordinates.push_back(static_cast<float>(neighbours ? x + 1 : y));
+      coordinates.push_back(static_cast<float>(neighbours ? y + 1 : x));
+    }
+    if (spec.class_token) coordinates.insert(coordinates.end(), 2, 0.0F);  // it stands behind the patches
   }
+  const auto rows = static_cast<int64_t>(coordinates.size() / 2);
+  const at::Tensor places = at::tensor(coordinates, at::kFloat).view({rows, 2});
   // Half of the pairs turn with y, half with x: head_dim / 4 frequencies each.
   const int64_t half = spec.width / spec.heads / 2;
   const at::Tensor exponents = at::arange(0, half, 2, at::kFloat) / static_cast<double>(half);
@@ -56,7 +59,7 @@ at::Tensor vision_angles(const VisionSpec& spec, const std::vector<Grid>& grids)
     inverse = at::stack({inverse, at::pow(spec.rope_theta, odd).reciprocal_()});  // [y and x, frequencies]
   }
   const at::Tensor angles = (places.unsqueeze(-1) * inverse).reshape({rows, half});
-  return at::cat({angles, angles}, -1);
+  return neighbours ? angles.repeat_interleave(2, -1) : at::cat({angles, angles}, -1);
 }
 
 at::Tensor stretched_positions(const std::vector<Grid>& grids, const at::Tensor& mask, int64_t side) {

@@ -5,7 +5,7 @@
 namespace visq::nn {
 
 /// What queries and keys turn by: fp32 [Σ h·w, head_dim] on the CPU, rows in image order (with spec.merge > 1
-/// cell by cell). Only for a spec with rope.
+/// cell by cell), a class token behind those of its grid. Only for a spec with rope.
 at::Tensor vision_angles(const VisionSpec& spec, const std::vector<Grid>& grids);
 
 /// Rows of a square table of side² positions for patches of any aspect ratio (int64 [Σ h·w]): the visible
