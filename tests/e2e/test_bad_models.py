@@ -122,6 +122,12 @@ def test_sizes_of_the_text_model_and_the_tower_must_be_those_of_the_tensors(kind
     refused(model, model, "tensor '", "is missing", calib=None, format="w4a16")
 
 
+def test_a_projector_that_does_not_end_in_the_text_models_width(copy, refused):
+    model = copy("qwen3_vl")
+    set_keys(model / "config.json", "text_config", hidden_size=256)
+    refused(model, "config.json: the projector", "makes 128 channels, but the text model's 'hidden_size' is 256", calib=None, format="w4a16")
+
+
 @pytest.mark.parametrize(
     "name, shape, reason",
     [
