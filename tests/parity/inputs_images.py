@@ -6,8 +6,12 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
+from transformers.image_transforms import convert_to_rgb
 
+# Of the tests of whole families and processors: extreme ratios, a single pixel, large ones.
+INPUT_SIZES = [(1, 1), (640, 480), (480, 640), (500, 375), (337, 336), (37, 61), (100, 1000), (1500, 70), (224, 224),
+               (1920, 1080), (11, 340), (4000, 3000)]  # fmt: skip
 SIZES = [(640, 480), (480, 640), (500, 375), (100, 1000), (224, 224), (337, 336), (37, 61), (3000, 2000), (1, 1)]
 
 
@@ -92,3 +96,25 @@ def write_all(folder: Path) -> list[Path]:
         (folder / name).write_bytes(data)
         paths.append(folder / name)
     return paths
+
+
+def write_inputs(folder: Path) -> list[Path]:
+    """INPUT_SIZES in RGB, and one picture in each of the other kinds."""
+    rgb, rgba = Image.fromarray(picture(161, 117)), Image.fromarray(picture(161, 117, 4))
+    files = {f"{w}x{h}.png": encoded(Image.fromarray(picture(w, h)), "PNG", compress_level=1) for w, h in INPUT_SIZES}
+    files |= {
+        "grey.png": encoded(rgb.convert("L"), "PNG"),
+        "rgba.png": encoded(rgba, "PNG"),
+        "palette.png": encoded(rgb.quantize(40), "PNG"),
+        "cmyk.jpg": encoded(rgb.convert("CMYK"), "JPEG", quality=95),
+        "rotated.jpg": encoded(rgb, "JPEG", exif=exif(6)),
+    }
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    return [folder / name for name in files]
+
+
+def opened(path: Path) -> Image.Image:
+    """Upright and RGB: what the processors would make of a picture first."""
+    with Image.open(path) as image:
+        return convert_to_rgb(ImageOps.exif_transpose(image))

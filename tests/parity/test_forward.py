@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from PIL import Image  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from transformers import AutoModelForImageTextToText, AutoProcessor  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent))
 import forward_models as toy  # noqa: E402
+from inputs_images import opened  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TOLERANCE = 2e-5  # of the largest magnitude of the tensor
@@ -106,7 +106,7 @@ def with_pixels(conversation, folder):
     for message in conversation:
         for part in message["content"]:
             if part["type"] == "image":
-                part["image"] = Image.open(folder / part["image"]).convert("RGB")
+                part["image"] = opened(folder / part["image"])
     return conversation
 
 

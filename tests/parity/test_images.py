@@ -9,48 +9,27 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from PIL import Image, ImageOps
 from safetensors.torch import load_file
 from transformers.image_processing_utils import select_best_resolution
-from transformers.image_transforms import convert_to_rgb
 from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
 from transformers.models.mllama.image_processing_mllama import get_all_supported_aspect_ratios
 
 sys.path.insert(0, str(Path(__file__).parent))
 import images_reference  # noqa: E402
-from inputs_images import encoded, exif, picture  # noqa: E402
+from inputs_images import INPUT_SIZES as SIZES  # noqa: E402
+from inputs_images import opened, write_inputs  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-SIZES = [(1, 1), (640, 480), (480, 640), (500, 375), (337, 336), (37, 61), (100, 1000), (1500, 70), (224, 224),
-         (1920, 1080), (11, 340), (4000, 3000)]  # fmt: skip
 
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("images")
-    rgb, rgba = Image.fromarray(picture(161, 117)), Image.fromarray(picture(161, 117, 4))
-    files = {f"{w}x{h}.png": encoded(Image.fromarray(picture(w, h)), "PNG", compress_level=1) for w, h in SIZES}
-    files |= {
-        "grey.png": encoded(rgb.convert("L"), "PNG"),
-        "rgba.png": encoded(rgba, "PNG"),
-        "palette.png": encoded(rgb.quantize(40), "PNG"),
-        "cmyk.jpg": encoded(rgb.convert("CMYK"), "JPEG", quality=95),
-        "rotated.jpg": encoded(rgb, "JPEG", exif=exif(6)),
-    }
-    for name, data in files.items():
-        (folder / name).write_bytes(data)
-    return [folder / name for name in files]
+    return write_inputs(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="session")
 def pictures(images):
-    """The decoded images, upright and RGB: what the processors would make of them first."""
-    out = []
-    for path in images:
-        with Image.open(path) as image:
-            out.append(convert_to_rgb(ImageOps.exif_transpose(image)))
-    return out
+    return [opened(path) for path in images]
 
 
 # --- what of a reference's answer stands in which field ---------------------------------------------------------------

@@ -60,6 +60,17 @@ def llava_next(folder):
                  eos_token="</s>", legacy=True, pad_token="<pad>", unk_token="<unk>")  # fmt: skip
 
 
+def llava_llama(folder):
+    """LLaVA 1.5 as its authors publish it; the same with Mistral."""
+    return write(folder, toy.llama_tokenizer(), "llava_llama", "LlamaTokenizer", add_bos_token=True, add_eos_token=False,
+                 bos_token="<s>", eos_token="</s>", legacy=False, pad_token="<unk>", unk_token="<unk>")  # fmt: skip
+
+
+def llava_mistral(folder):
+    return write(folder, toy.llama_tokenizer(), "llava_mistral", "LlamaTokenizer", add_bos_token=True, bos_token="<s>",
+                 eos_token="</s>", legacy=True, unk_token="<unk>")  # fmt: skip
+
+
 def phi3_v(folder):
     flags = {"lstrip": False, "rstrip": True, "single_word": False}
     names = ["<|endoftext|>", "<|assistant|>", "<|placeholder1|>", "<|system|>", "<|end|>", "<|user|>", "<|image|>"]
@@ -226,8 +237,21 @@ def qwen3_vl(folder):
     return qwen2(folder, "qwen3_vl", extra=[toy.AddedToken("<think>", normalized=False)])
 
 
+def qwen3_vl_moe(folder):
+    return qwen2(folder, "qwen3_vl_moe", extra=[toy.AddedToken("<think>", normalized=False)])
+
+
+def qwen2_5_vl(folder):
+    return qwen2(folder, "qwen2_5_vl")
+
+
 def llava_onevision(folder):
     return qwen2(folder, "llava_onevision", extra=["<image>", "<video>"])
+
+
+def llava_qwen(folder):
+    """LLaVA-OneVision and LLaVA-NeXT as their authors publish them: a model type that nothing is registered for."""
+    return qwen2(folder, "llava_qwen", extra=["<image>"])
 
 
 def internvl3(folder):
@@ -373,11 +397,11 @@ def split_checkpoint(behavior, invert, pattern):
 
 
 FAMILIES = [
-    llava_next, phi3_v, llama_class, llama_class_legacy, llama_class_without_prefix, llama_class_without_byte_fallback,
-    gemma3, paligemma, gemma3_declared_generic, mllama, llama4, llama3_declared_llama, idefics3, smolvlm,
-    smolvlm_as_idefics3, phi4_multimodal, phi4mm_declared_gpt2, qwen2, qwen3_vl, llava_onevision, internvl3, nvila,
-    qwen2_declared_otherwise, tekken, tekken_with_flags, mistral3, mistral3_with_the_withdrawn_pattern, mistral3_mended,
-    qwen2_vocab_and_merges, gpt2_vocab_and_merges, lowercase_and_strip,
+    llava_next, llava_llama, llava_mistral, llava_qwen, phi3_v, llama_class, llama_class_legacy, llama_class_without_prefix,
+    llama_class_without_byte_fallback, gemma3, paligemma, gemma3_declared_generic, mllama, llama4, llama3_declared_llama,
+    idefics3, smolvlm, smolvlm_as_idefics3, phi4_multimodal, phi4mm_declared_gpt2, qwen2, qwen2_5_vl, qwen3_vl, qwen3_vl_moe,
+    llava_onevision, internvl3, nvila, qwen2_declared_otherwise, tekken, tekken_with_flags, mistral3,
+    mistral3_with_the_withdrawn_pattern, mistral3_mended, qwen2_vocab_and_merges, gpt2_vocab_and_merges, lowercase_and_strip,
 ]  # fmt: skip
 
 SPLITS = [

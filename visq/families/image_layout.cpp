@@ -289,20 +289,25 @@ std::string expand_images(const ModelSpec& spec, const std::string& prompt,
   };
   if (pattern.find("{n}") == std::string::npos) check("image", pattern, images.size() - videos);
   if (spec.video.token_id) check("video", spec.video.token, videos);
-  if (pattern != token && pattern.find(token) == std::string::npos && prompt.find(token) != std::string::npos)
-    fail("a text contains '{}' literally; take it out", token);
   std::string expanded;
   size_t at = 0;
+  const auto add_text = [&](size_t end) {  // which would pass for images that there are not
+    const std::string text = prompt.substr(at, end - at);
+    if (text.find(token) != std::string::npos) fail("a text contains '{}' literally; take it out", token);
+    expanded += text;
+  };
   int64_t pictures = 0;
   for (const ProcessedImage& image : images) {
     const std::string placeholder = image.is_video() ? spec.video.token : image_placeholder(spec, ++pictures);
     const size_t next = prompt.find(placeholder, at);
     if (next == std::string::npos)
       fail("the prompt has no '{}' behind the placeholders of the images before it", placeholder);
-    expanded += prompt.substr(at, next - at) + image_text(spec, image);
+    add_text(next);
+    expanded += image_text(spec, image);
     at = next + placeholder.size();
   }
-  return expanded + prompt.substr(at);
+  add_text(prompt.size());
+  return expanded;
 }
 
 at::Tensor pack_image(const ModelSpec& spec, const LearnedRows& learned, const at::Tensor& rows,

@@ -77,6 +77,16 @@ ModelSpec describe_llava_like(const Json& config, const LlavaDefaults& defaults,
   return spec;
 }
 
+void merge_patches(const Json& config, ModelSpec& spec, const std::string& origin) {
+  using nn::ProjectorOp;
+  const int64_t side = read_extent(config, "spatial_merge_size", 2, 64, origin);
+  spec.projector.insert(
+      spec.projector.begin(),
+      {ProjectorOp::norm(ProjectorOp::Kind::rms_norm, "norm", spec.decoder.norm_eps),
+       ProjectorOp::unshuffle(side, ProjectorOp::Channels::channels_first),
+       ProjectorOp::linear("patch_merger.merging_layer", spec.vision.width, /*bias=*/false)});
+}
+
 ImageLayout row_break_layout() {
   ImageLayout layout;
   layout.kind = ImageLayout::Kind::row_breaks;

@@ -28,6 +28,9 @@ Json clip_large_336();
 /// @throws Error for a text model or a tower that is not known, or a feature layer that does not exist
 ModelSpec describe_llava_like(const Json& config, const LlavaDefaults& defaults, const std::string& origin);
 
+/// Puts a norm and a linear that merges "spatial_merge_size"² patches before the projector (Mistral 3).
+void merge_patches(const Json& config, ModelSpec& spec, const std::string& origin);
+
 /// The layout of Pixtral's tower: a token behind each line of the grid.
 ImageLayout row_break_layout();
 

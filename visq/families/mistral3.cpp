@@ -6,8 +6,6 @@
 namespace visq {
 namespace {
 
-using nn::ProjectorOp;
-
 ModelSpec describe(const Json& config, const std::string& origin) {
   static const LlavaDefaults defaults{.vision = {{"patch_size", 14}, {"image_size", 1540}},
                                       .vision_type = "pixtral",
@@ -30,12 +28,7 @@ ModelSpec describe(const Json& config, const std::string& origin) {
   ModelSpec spec = describe_llava_like(config, defaults, origin);
   spec.family = "mistral3";
   if (spec.vision.feature_layers.size() > 1) fail("{}: 'vision_feature_layer' must name one layer", origin);
-  const int64_t side = read_extent(config, "spatial_merge_size", 2, 64, origin);
-  spec.projector.insert(
-      spec.projector.begin(),
-      {ProjectorOp::norm(ProjectorOp::Kind::rms_norm, "norm", spec.decoder.norm_eps),
-       ProjectorOp::unshuffle(side, ProjectorOp::Channels::channels_first),
-       ProjectorOp::linear("patch_merger.merging_layer", spec.vision.width, /*bias=*/false)});
+  merge_patches(config, spec, origin);
   spec.image_token = "[IMG]";
   spec.layout = row_break_layout();
   return spec;

@@ -166,7 +166,7 @@ void expect_projectors(const ModelSpec& spec, Expectations& expect) {
                       static_cast<int64_t>(vision.tapped_blocks.size());
   const auto check_end = [&](int64_t channels) {
     if (channels != spec.decoder.hidden)
-      fail("the projector of '{}' makes {} channels, but the text model's 'hidden_size' is {}",
+      fail("config.json: the projector of '{}' makes {} channels, but the text model's 'hidden_size' is {}",
            spec.architecture, channels, spec.decoder.hidden);
   };
   int64_t channels = vision.width * layers;

@@ -131,7 +131,8 @@ void read_patches(const Config& config, ImageProcessor& p) {
   take_in(config.json, "merge_size", 1, kMaxPatch, config.origin, p.merge);
 }
 
-/// PixtralProcessor replaces the image processor's patch_size by its own, times its spatial_merge_size.
+/// PixtralProcessor replaces the image processor's patch_size by its own, times its spatial_merge_size; other
+/// processors do not.
 void read_pixtral_patch(const Config& config, ImageProcessor& p) {
   const Json& json = config.json;
   if (is_set(json, "patch_size") && json.at("patch_size").is_object()) {
@@ -143,6 +144,8 @@ void read_pixtral_patch(const Config& config, ImageProcessor& p) {
     take_in(json, "patch_size", 1, kMaxPatch, config.origin, p.patch);
   }
   const std::string origin = "processor_config.json";
+  if (get_or<std::string>(config.processor, "processor_class", "PixtralProcessor", origin) != "PixtralProcessor")
+    return;
   take_in(config.processor, "patch_size", 1, kMaxPatch, origin, p.patch);
   take_in(config.processor, "spatial_merge_size", 1, kMaxPatch, origin, p.merge);
 }

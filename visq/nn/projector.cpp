@@ -14,13 +14,18 @@ using Kind = ProjectorOp::Kind;
 
 bool is_spatial(Kind kind) { return kind == Kind::unshuffle || kind == Kind::average_pool; }
 
-int64_t cells(int64_t extent, int64_t side) { return (extent + side - 1) / side; }
+/// Cells of side × side rows that a grid is made of behind `op`.
+Grid cells(const ProjectorOp& op, const Grid& grid) {
+  const bool rounds_down = op.kind == Kind::unshuffle && op.channels == ProjectorOp::Channels::channels_first;
+  const int64_t more = rounds_down ? 0 : op.side - 1;
+  return {(grid.first + more) / op.side, (grid.second + more) / op.side};
+}
 
-/// @param x  [n, h, w, channels] → [n · ⌈h/r⌉ · ⌈w/r⌉, r²·channels]
+/// @param x  [n, h, w, channels] → [n · cells, r²·channels]
 at::Tensor unshuffle(const ProjectorOp& op, const at::Tensor& x) {
   const int64_t n = x.size(0), channels = x.size(3), r = op.side;
-  const int64_t rows = cells(x.size(1), r), columns = cells(x.size(2), r);
-  const at::Tensor full =
+  const auto [rows, columns] = cells(op, {x.size(1), x.size(2)});
+  const at::Tensor full =  // a negative padding cuts
       at::constant_pad_nd(x, {0, 0, 0, columns * r - x.size(2), 0, rows * r - x.size(1)}, 0)
           .view({n, rows, r, columns, r, channels});
   const bool by_columns = op.order == ProjectorOp::Order::columns;
@@ -34,8 +39,8 @@ at::Tensor unshuffle(const ProjectorOp& op, const at::Tensor& x) {
 /// @param x  [n, h, w, channels] → [n · ⌈h/r⌉ · ⌈w/r⌉, channels]
 at::Tensor average_pool(const ProjectorOp& op, const at::Tensor& x) {
   at::Tensor planes = x.permute({0, 3, 1, 2}).contiguous();
-  const int64_t down = cells(x.size(1), op.side) * op.side - x.size(1);
-  const int64_t right = cells(x.size(2), op.side) * op.side - x.size(2);
+  const auto [rows, columns] = cells(op, {x.size(1), x.size(2)});
+  const int64_t down = rows * op.side - x.size(1), right = columns * op.side - x.size(2);
   if (down > 0 || right > 0) planes = at::reflection_pad2d(planes, {0, right, 0, down});
   return at::avg_pool2d(planes, {op.side, op.side}).permute({0, 2, 3, 1}).reshape({-1, x.size(3)});
 }
@@ -134,8 +139,7 @@ ProjectorOp ProjectorOp::activation(Activation function) {
 
 Grid projected_grid(const ProjectorSpec& spec, Grid grid) {
   for (const ProjectorOp& op : spec)
-    if (op.kind == Kind::concat || is_spatial(op.kind))
-      grid = {cells(grid.first, op.side), cells(grid.second, op.side)};
+    if (op.kind == Kind::concat || is_spatial(op.kind)) grid = cells(op, grid);
   return grid;
 }
 

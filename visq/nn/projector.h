@@ -13,7 +13,8 @@ namespace visq::nn {
 struct ProjectorOp {
   enum class Kind {
     concat,        ///< side² consecutive rows become one (their order is cell by cell already)
-    unshuffle,     ///< side × side rows of the grid become one; the grid is filled up with zeros
+    unshuffle,     ///< side × side rows of the grid become one; the grid is filled up with zeros, or, with
+                   ///< channels first, a remainder is left out
     average_pool,  ///< the mean of side × side rows; the grid is filled up by reflection
     layer_norm,
     rms_norm,     ///< · weight

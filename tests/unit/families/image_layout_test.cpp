@@ -163,6 +163,10 @@ TEST(ExpandImages, ReplacesPlaceholdersInTheirOrder) {
   EXPECT_EQ(expand_images(spec, "<image_1> and <image_2>", images), "<i> and <i><i><i><i>");
   EXPECT_THROW(expand_images(spec, "<image_2> and <image_1>", images), Error);
   EXPECT_THROW(expand_images(spec, "<image_1> and <image_2>, <i>", images), Error);
+  spec.image_placeholder = "<i>\n";  // a token without its line break is none
+  EXPECT_EQ(expand_images(spec, "<i>\n<i>\nb", images), "<i><i><i><i><i>b");
+  EXPECT_THROW(expand_images(spec, "<i>\n<i>\nb <i>", images), Error);
+  EXPECT_THROW(expand_images(spec, "<i> b <i>\n<i>\n", images), Error);
 }
 
 /// `steps` steps of 2 × 2 patches, one cell each.

@@ -75,6 +75,12 @@ TEST(Project, FillsTheGridUpWithZerosBelowAndRight) {
   EXPECT_EQ(projected_grid({ProjectorOp::unshuffle(3)}, {32, 32}), (Grid{11, 11}));
 }
 
+TEST(Project, LeavesARemainderOutWithChannelsFirst) {
+  const ProjectorOp op = ProjectorOp::unshuffle(2, Channels::channels_first);
+  EXPECT_TRUE(at::equal(run(op, numbers(15, 1), {{3, 5}}), literal({{0, 1, 5, 6}, {2, 3, 7, 8}})));
+  EXPECT_EQ(projected_grid({op}, {3, 5}), (Grid{1, 2}));
+}
+
 TEST(Project, TreatsEachGridByItself) {
   const at::Tensor rows = random({8 + 8 + 16, 2}, 1);
   const std::vector<Grid> grids = {{2, 4}, {2, 4}, {4, 4}};
