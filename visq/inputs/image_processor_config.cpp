@@ -144,7 +144,8 @@ void read_pixtral_patch(const Config& config, ImageProcessor& p) {
     take_in(json, "patch_size", 1, kMaxPatch, config.origin, p.patch);
   }
   const std::string origin = "processor_config.json";
-  if (get_or<std::string>(config.processor, "processor_class", "PixtralProcessor", origin) != "PixtralProcessor")
+  if (get_or<std::string>(config.processor, "processor_class", "PixtralProcessor", origin) !=
+      "PixtralProcessor")
     return;
   take_in(config.processor, "patch_size", 1, kMaxPatch, origin, p.patch);
   take_in(config.processor, "spatial_merge_size", 1, kMaxPatch, origin, p.merge);
