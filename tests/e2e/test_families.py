@@ -40,6 +40,7 @@ KINDS = {
     "qwen3_vl_moe": (toy.make_qwen3_vl, True),
     "internvl": (toy.make_internvl, "layer"),
     "mistral3": (toy.make_pixtral, "mistral3"),
+    "lighton_ocr": (toy.make_lighton_ocr,),
     "gemma3": (toy.make_gemma3,),
     "paligemma": (toy.make_paligemma, "gemma2"),
     "idefics3": (toy.make_smolvlm, "Idefics3"),
@@ -70,7 +71,7 @@ def check_ledger(report, model):
 
 STACK = re.compile(r"\.experts\.(gate_up|down)_proj$")
 LAYER = r"(^|\.)layers\.\d+\."
-LINEAR = re.compile(LAYER + r"((self|cross)_attn|mlp(\.experts\.\d+)?)\.\w+_proj(\.base_layer)?$")
+LINEAR = re.compile(LAYER + r"((self|cross)_attn|(mlp|feed_forward)(\.experts\.\d+|\.shared_expert)?)\.\w+_proj(\.base_layer)?$")
 TOWER = re.compile(r"vision|visual|image_embed")
 # What smoothing passes its factors on to: norms, the routers and adapters behind them, and biases.
 FOLDED = re.compile(LAYER + r"(\w+_layernorm\.weight|mlp\.gate\.weight|feed_forward\.router\.weight|.*\.lora_[AB]\..*|.*_proj(\.base_layer)?\.bias)$")

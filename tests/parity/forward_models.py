@@ -15,6 +15,8 @@ from transformers import (
     Idefics3ForConditionalGeneration,
     InternVLConfig,
     InternVLForConditionalGeneration,
+    LightOnOcrConfig,
+    LightOnOcrForConditionalGeneration,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -263,6 +265,25 @@ def make_pixtral(kind):
     return randomize(model), tokenizer, VICUNA.replace("<image>", "[IMG]"), files
 
 
+def make_lighton_ocr():
+    marks = {"image_token": "<|image_pad|>", "image_break_token": "<|vision_pad|>", "image_end_token": "<|vision_end|>"}
+    tokenizer = qwen_tokenizer(marks.values())
+    config = LightOnOcrConfig(
+        text_config=dict(model_type="qwen3", **text_size(), head_dim=odd_head()),
+        vision_config=dict(model_type="pixtral", hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
+                           patch_size=14, image_size=112),
+        image_token_id=tokenizer.token_to_id("<|image_pad|>"), tie_word_embeddings=True,
+    )  # fmt: skip
+    files = {
+        "preprocessor_config.json": {"image_processor_type": "PixtralImageProcessor", "size": {"longest_edge": 112},
+                                     "patch_size": 14, "resample": 3, "image_mean": MEAN, "image_std": STD},
+        "processor_config.json": {"processor_class": "LightOnOcrProcessor", "patch_size": 14, "spatial_merge_size": 2},
+        "tokenizer_config.json": {"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|im_end|>", "extra_special_tokens": marks},
+    }  # fmt: skip
+    template = QWEN.replace("<|vision_start|><|image_pad|><|vision_end|>", "<|image_pad|>")
+    return randomize(LightOnOcrForConditionalGeneration(config)), tokenizer, template, files
+
+
 def make_qwen_vl(kind):
     """2: Qwen2-VL; 2.5: Qwen2.5-VL."""
     tokenizer = qwen_tokenizer(["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"])
@@ -473,6 +494,7 @@ PLAIN = [*LANGUAGE, *PROJECTOR, ("model.vision_tower.", "vision_tower.")]  # tow
 SPELLINGS["gemma3"] = SPELLINGS["paligemma"] = SPELLINGS["llava"]
 SPELLINGS["phi4_multimodal"] = SPELLINGS["qwen3_vl"] = SPELLINGS["smolvlm"] = SPELLINGS["idefics3"] = {"A": []}
 SPELLINGS["llama4"] = {"A": []}  # its tree holds such stacks
+SPELLINGS["lighton_ocr"] = {"A": []}
 SPELLINGS["mllama"] = {"A": [*LANGUAGE, *PROJECTOR, ("model.vision_model.", "vision_model.")], "C": []}
 SPELLINGS["internvl"] = SPELLINGS["mistral3"] = {"A": PLAIN, "B": [], "C": [], "D": PLAIN}
 
@@ -504,7 +526,7 @@ def save(folder, made, spelling):
     if spelling == "A":
         older_config(config)
     tied = config.get("tie_word_embeddings") or config.get("text_config", {}).get("tie_word_embeddings")
-    pixtral = config["vision_config"].get("model_type") == "pixtral"
+    pixtral = config["model_type"] == "llava" and config["vision_config"].get("model_type") == "pixtral"
     prefixes = SPELLINGS["mistral3" if pixtral else config["model_type"]][spelling]
     turned = config["model_type"] == "qwen3_vl_moe" and spelling == "A"
     tensors = {

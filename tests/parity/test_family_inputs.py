@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 # One kind of each family, and those whose images are processed in another way.
 PROCESSED = ("llava-llama-clip", "llava-qwen2-siglip", "llava-pixtral", "llava_next-mistral", "llava_onevision", "qwen2_vl",
-             "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "internvl-layer", "mistral3", "gemma3", "paligemma-gemma2", "idefics3",
+             "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "internvl-layer", "mistral3", "lighton_ocr", "gemma3", "paligemma-gemma2", "idefics3",
              "smolvlm", "phi4_multimodal")  # fmt: skip
 KINDS = {kind: FORWARD_KINDS[kind] for kind in PROCESSED} | {"llama4": (llama4_model.make,), "mllama": (mllama_model.make,)}
 ORIGINAL = ("llava-llama", "llava-mistral", "llava_next-qwen2", "llava_onevision")

@@ -27,6 +27,7 @@ KINDS |= {f"llava_next-{text}": (toy.make_llava_next, text) for text in ("llama"
 KINDS["llava_onevision"] = (toy.make_llava_onevision,)
 KINDS |= {f"internvl-{norm}": (toy.make_internvl, norm) for norm in ("layer", "rms")}
 KINDS["mistral3"] = (toy.make_pixtral, "mistral3")
+KINDS["lighton_ocr"] = (toy.make_lighton_ocr,)
 KINDS["qwen2_vl"] = (toy.make_qwen_vl, "2")
 KINDS["qwen2_5_vl"] = (toy.make_qwen_vl, "2.5")
 KINDS["qwen3_vl"] = (toy.make_qwen3_vl,)
@@ -73,7 +74,8 @@ def watch(model, seen):
     if model.config.model_type == "internvl":  # unshuffles before its projector
         tower = inner.vision_tower.register_forward_hook(keep_last_hidden_state)
     else:
-        places = {"qwen": lambda: inner.visual.merger, "smol": lambda: inner.connector, "idef": lambda: inner.connector}
+        places = {"qwen": lambda: inner.visual.merger, "smol": lambda: inner.connector, "idef": lambda: inner.connector,
+                  "ligh": lambda: inner.vision_projection}
         projector = places.get(model.config.model_type[:4], lambda: inner.multi_modal_projector)()
         tower = projector.register_forward_pre_hook(keep("tower"))
     last = text_model.norm.register_forward_pre_hook(keep("last"))

@@ -16,6 +16,7 @@ Family qwen3_vl_family();
 Family qwen3_vl_moe_family();
 Family internvl_family();
 Family mistral3_family();
+Family lighton_ocr_family();
 Family gemma3_family();
 Family paligemma_family();
 Family idefics3_family();
@@ -29,13 +30,13 @@ Family llama4_family();
 
 const std::vector<Family>& families() {
   static const std::vector<Family> all = {
-      llava_family(),         llava_next_family(),      llava_onevision_family(),
-      qwen2_vl_family(),      qwen2_5_vl_family(),      qwen3_vl_family(),
-      qwen3_vl_moe_family(),  internvl_family(),        mistral3_family(),
-      gemma3_family(),        paligemma_family(),       idefics3_family(),
-      phi3_v_family(),        phi4_multimodal_family(), phi4mm_family(),
-      mllama_family(),        llama4_family(),          vila_family(),
-      llava_original_family()};
+      llava_family(),        llava_next_family(),    llava_onevision_family(),
+      qwen2_vl_family(),     qwen2_5_vl_family(),    qwen3_vl_family(),
+      qwen3_vl_moe_family(), internvl_family(),      mistral3_family(),
+      lighton_ocr_family(),  gemma3_family(),        paligemma_family(),
+      idefics3_family(),     phi3_v_family(),        phi4_multimodal_family(),
+      phi4mm_family(),       mllama_family(),        llama4_family(),
+      vila_family(),         llava_original_family()};
   return all;
 }
 
