@@ -72,7 +72,7 @@ def check_ledger(report, model):
 STACK = re.compile(r"\.experts\.(gate_up|down)_proj$")
 LAYER = r"(^|\.)layers\.\d+\."
 LINEAR = re.compile(LAYER + r"((self|cross)_attn|(mlp|feed_forward)(\.experts\.\d+|\.shared_expert)?)\.\w+_proj(\.base_layer)?$")
-TOWER = re.compile(r"vision|visual|image_embed")
+TOWER = re.compile(r"(?<!lora_[AB]\.)(vision|visual|image_embed)")
 # What smoothing passes its factors on to: norms, the routers and adapters behind them, and biases.
 FOLDED = re.compile(LAYER + r"(\w+_layernorm\.weight|mlp\.gate\.weight|feed_forward\.router\.weight|.*\.lora_[AB]\..*|.*_proj(\.base_layer)?\.bias)$")
 

@@ -19,6 +19,10 @@ at::Tensor tiled_matmul(const at::Tensor& a, const at::Tensor& b);
 /// gram += xᵀx.  @param x [rows, k]; @param gram [k, k] of the same dtype, symmetric
 void add_gram(at::Tensor& gram, const at::Tensor& x);
 
+/// x·gram·xᵀ of each row x.  @param rows [m, k]; @param gram [k, k] of the same dtype, symmetric
+/// @return [m] of that dtype
+at::Tensor quadratic_forms(const at::Tensor& rows, const at::Tensor& gram);
+
 /// f(x) for an elementwise function such as cos or an activation.
 at::Tensor tiled_map(const at::Tensor& x, const std::function<at::Tensor(const at::Tensor&)>& f);
 

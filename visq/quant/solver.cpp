@@ -13,7 +13,6 @@ namespace visq {
 namespace {
 
 constexpr double kMinScale = 1e-4, kMaxScale = 1e4;
-constexpr int64_t kLossRows = 4096, kLossColumns = 512;  // of D at a time: bound the memory of D·G
 
 // [in] → [kv_heads, queries, head_dim]
 at::Tensor by_head(const SharedHeads& heads, const at::Tensor& channels) {
@@ -57,24 +56,11 @@ at::Tensor SharedHeads::one_each(const at::Tensor& channels) const {
 }
 
 double gram_loss(const at::Tensor& difference, const at::Tensor& gram) {
-  // G is symmetric, so the blocks below its diagonal are worth those above: half of the products are spared.
+  // Summed in order: it does not depend on the number of threads.
+  const at::Tensor rows = quadratic_forms(difference, gram).to(at::kCPU, at::kDouble);
   double loss = 0;
-  const int64_t columns = gram.size(0);
-  for (int64_t row = 0; row < difference.size(0); row += kLossRows) {
-    const at::Tensor rows = difference.slice(0, row, row + kLossRows);
-    at::Tensor per_row = at::zeros({rows.size(0)}, rows.options());
-    for (int64_t first = 0; first < columns; first += kLossColumns) {
-      const int64_t width = std::min(kLossColumns, columns - first);
-      const at::Tensor own = rows.narrow(1, first, width), across = gram.narrow(1, first, width);
-      at::Tensor product = tiled_matmul(own, across.narrow(0, first, width));
-      if (first > 0) product.add_(tiled_matmul(rows.narrow(1, 0, first), across.narrow(0, 0, first)), 2);
-      per_row += (product * own).sum(1);
-    }
-    // Summed in order: it does not depend on the number of threads.
-    const at::Tensor sums = per_row.to(at::kCPU, at::kDouble);
-    for (const double value : std::span(sums.data_ptr<double>(), static_cast<size_t>(sums.numel())))
-      loss += value;
-  }
+  for (const double value : std::span(rows.data_ptr<double>(), static_cast<size_t>(rows.numel())))
+    loss += value;
   return loss;
 }
 
