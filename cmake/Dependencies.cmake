@@ -27,6 +27,17 @@ target_link_libraries(visq_torch INTERFACE stdc++ ${TORCH_LIBRARIES})
 separate_arguments(torch_flags NATIVE_COMMAND "${TORCH_CXX_FLAGS}")
 target_compile_options(visq_torch INTERFACE ${torch_flags})
 
+# Our loops share libtorch's threads: the OpenMP runtime that it brings along comes before the compiler's.
+file(GLOB torch_openmp "${TORCH_DIR}/lib/libgomp*.so*" "${TORCH_DIR}/../torch.libs/libgomp*.so*")
+if(torch_openmp)
+  list(GET torch_openmp 0 torch_openmp)
+else()
+  set(torch_openmp gomp)
+endif()
+add_library(visq_openmp INTERFACE)
+add_library(visq::openmp ALIAS visq_openmp)
+target_link_libraries(visq_openmp INTERFACE ${torch_openmp})
+
 find_package(fmt REQUIRED)
 find_package(nlohmann_json REQUIRED)
 find_package(CLI11 REQUIRED)
