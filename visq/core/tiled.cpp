@@ -29,7 +29,8 @@ class TileGuard {
 };
 
 constexpr int64_t kTileRows = 256, kTileColumns = 1024, kGramTile = 256, kMapTile = 1 << 14;
-constexpr int64_t kFormRows = 256, kFormColumns = 512, kFormDeviceRows = 4096;
+constexpr int64_t kFormRows = 256, kFormColumns = 512;
+constexpr int64_t kFormDeviceRows = 4096;  // bounds the memory of a product
 
 int64_t tiles_of(int64_t extent, int64_t tile) { return (extent + tile - 1) / tile; }
 
@@ -117,32 +118,31 @@ void add_gram(at::Tensor& gram, const at::Tensor& x) {
 
 at::Tensor quadratic_forms(const at::Tensor& rows, const at::Tensor& gram) {
   const int64_t m = rows.size(0), k = rows.size(1);
-  const at::Tensor result = at::zeros({m}, rows.options());
-  if (!rows.is_cpu()) {
-    for (int64_t row = 0; row < m; row += kFormDeviceRows) {  // bounds the memory of the product
-      const at::Tensor part = rows.slice(0, row, row + kFormDeviceRows);
-      result.slice(0, row, row + kFormDeviceRows).copy_((at::mm(part, gram) * part).sum(1));
-    }
-    return result;
-  }
+  const int64_t tile_rows = rows.is_cpu() ? kFormRows : kFormDeviceRows;
+  const int64_t across = tiles_of(k, kFormColumns), down = tiles_of(m, tile_rows);
+  const at::Tensor parts = at::empty({across, m}, rows.options());
   // The matrix is symmetric, so its blocks below the diagonal are worth those above: half of the products are
   // spared.
-  const int64_t across = tiles_of(k, kFormColumns), down = tiles_of(m, kFormRows);
-  const at::Tensor parts = at::empty({across, m}, rows.options());
-  parallel_for(across * down, 1, [&](int64_t begin, int64_t end) {
-    const TileGuard guard;
+  const auto compute = [&](int64_t begin, int64_t end) {
     for (int64_t tile = begin; tile < end; ++tile) {
-      const int64_t row = tile / across * kFormRows, height = std::min(kFormRows, m - row);
+      const int64_t row = tile / across * tile_rows, height = std::min(tile_rows, m - row);
       const int64_t column = tile % across * kFormColumns, width = std::min(kFormColumns, k - column);
-      const at::Tensor own = rows.narrow(0, row, height).narrow(1, column, width);
+      const at::Tensor part = rows.narrow(0, row, height), own = part.narrow(1, column, width);
       const at::Tensor beside = gram.narrow(1, column, width);
       at::Tensor product = at::mm(own, beside.narrow(0, column, width));
       if (column > 0)
-        product.addmm_(rows.narrow(0, row, height).narrow(1, 0, column), beside.narrow(0, 0, column),
-                       /*beta=*/1, /*alpha=*/2);
+        product.addmm_(part.narrow(1, 0, column), beside.narrow(0, 0, column), /*beta=*/1, /*alpha=*/2);
       parts[tile % across].narrow(0, row, height).copy_((product * own).sum(1));
     }
-  });
+  };
+  if (rows.is_cpu())
+    parallel_for(across * down, 1, [&](int64_t begin, int64_t end) {
+      const TileGuard guard;
+      compute(begin, end);
+    });
+  else
+    compute(0, across * down);
+  const at::Tensor result = at::zeros({m}, rows.options());
   for (int64_t tile = 0; tile < across; ++tile) result.add_(parts[tile]);
   return result;
 }

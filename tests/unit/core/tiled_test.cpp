@@ -54,5 +54,17 @@ TEST(Tiled, GramAccumulatesAndIsSymmetric) {
   EXPECT_TRUE(at::allclose(results.front(), expected, 1e-4, 1e-4));
 }
 
+TEST(Tiled, QuadraticFormsAreThoseOfTheWholeProduct) {
+  at::manual_seed(4);
+  for (const auto& [rows, k] : {std::pair{1, 64}, {300, 513}, {600, 1100}}) {
+    const at::Tensor x = at::randn({rows, k}), root = at::randn({k, k});
+    const at::Tensor gram = at::mm(root.t(), root);
+    const auto results = with_threads([&] { return quadratic_forms(x, gram); });
+    for (const at::Tensor& forms : results) EXPECT_TRUE(at::equal(forms, results.front()));
+    const at::Tensor expected = (at::mm(x.to(at::kDouble), gram.to(at::kDouble)) * x).sum(1);
+    EXPECT_TRUE(at::allclose(results.front().to(at::kDouble), expected, 1e-4, 1e-4));
+  }
+}
+
 }  // namespace
 }  // namespace visq
