@@ -31,7 +31,6 @@ const TowerNames kNames{.patch = "patch_embedding.linear",
 template <typename T>
 std::vector<T> read_per_layer(const Json& text, const std::string& key, int64_t layers,
                               const std::string& origin) {
-  if (!text.contains(key) || text.at(key).is_null()) return {};
   auto list = get_or<std::vector<T>>(text, key, {}, origin);
   if (!list.empty() && static_cast<int64_t>(list.size()) < layers)
     fail("{}: '{}' has {} entries for {} layers", origin, key, list.size(), layers);
@@ -98,14 +97,7 @@ Tower read_vision(const Json& given, const std::string& origin) {
   spec.class_token = spec.class_token_last = spec.drop_class_token = true;
   spec.pre_norm = spec.post_norm = true;
   spec.patch_bias = false;
-  spec.rope = nn::VisionRope::neighbours;
-  const Json none = Json::object();
-  spec.rope_theta = get_or<double>(object_or(vision, "rope_parameters", none), "rope_theta",
-                                   get_or<double>(vision, "rope_theta", 1e4, origin), origin);
-  if (!(spec.rope_theta > 0)) fail("{}: the tower's 'rope_theta' must be positive", origin);
-  if (spec.width % (4 * spec.heads) != 0)
-    fail("{}: tower width {} does not split into {} heads of a multiple of 4", origin, spec.width,
-         spec.heads);
+  read_tower_rope(vision, nn::VisionRope::neighbours, spec, origin);
   return tower;
 }
 

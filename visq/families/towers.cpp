@@ -102,17 +102,10 @@ Tower read_pixtral(const Json& vision, const std::string& origin) {
   nn::VisionSpec& spec = tower.spec;
   spec.input = nn::VisionInput::images;
   spec.positions = nn::VisionPositions::none;
-  spec.rope = nn::VisionRope::alternating;
-  const Json none = Json::object();
-  spec.rope_theta = get_or<double>(object_or(vision, "rope_parameters", none), "rope_theta",
-                                   get_or<double>(vision, "rope_theta", 1e4, origin), origin);
-  if (!(spec.rope_theta > 0)) fail("{}: the tower's 'rope_theta' must be positive", origin);
+  read_tower_rope(vision, nn::VisionRope::alternating, spec, origin);
   spec.norm_eps = 1e-5;  // fixed in the reference
   spec.pre_norm = spec.rms_norm = spec.gated_mlp = true;
   spec.qkv_bias = spec.out_bias = spec.mlp_bias = false;
-  if (spec.width % (4 * spec.heads) != 0)
-    fail("{}: tower width {} does not split into {} heads of a multiple of 4", origin, spec.width,
-         spec.heads);
   return tower;
 }
 
@@ -132,6 +125,18 @@ Tower read_tower(const Json& vision, const std::string& otherwise, const std::st
   tower.spec.class_token = tower.spec.pre_norm = clip;
   tower.spec.patch_bias = !clip;
   return tower;
+}
+
+void read_tower_rope(const Json& vision, nn::VisionRope rope, nn::VisionSpec& spec,
+                     const std::string& origin) {
+  const Json none = Json::object();
+  spec.rope = rope;
+  spec.rope_theta = get_or<double>(object_or(vision, "rope_parameters", none), "rope_theta",
+                                   get_or<double>(vision, "rope_theta", 1e4, origin), origin);
+  if (!(spec.rope_theta > 0)) fail("{}: the tower's 'rope_theta' must be positive", origin);
+  if (spec.width % (4 * spec.heads) != 0)
+    fail("{}: tower width {} does not split into {} heads of a multiple of 4", origin, spec.width,
+         spec.heads);
 }
 
 void check_feature_layers(const nn::VisionSpec& spec, const std::string& key, const std::string& origin) {

@@ -23,6 +23,11 @@ Tower read_qwen2_vl_tower(const Json& vision, const std::string& origin);
 Tower read_qwen2_5_vl_tower(const Json& vision, const std::string& origin);
 Tower read_qwen3_vl_tower(const Json& vision, const std::string& origin);
 
+/// Sets `rope` and its theta: that of rope_parameters, or rope_theta as older files have it.
+/// @throws Error for heads that rows and columns cannot share
+void read_tower_rope(const Json& vision, nn::VisionRope rope, nn::VisionSpec& spec,
+                     const std::string& origin);
+
 /// @throws Error when one of `feature_layers`, which stand under `key`, does not exist
 void check_feature_layers(const nn::VisionSpec& spec, const std::string& key, const std::string& origin);
 
