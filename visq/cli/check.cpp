@@ -57,24 +57,24 @@ void run(const Arguments& arguments) {
     print_rules(validation);
     visq::print("{}\n", validation.passed() ? "passed" : "FAILED");
   }
-  if (!validation.passed()) throw CLI::RuntimeError(1);
+  if (!validation.passed()) throw ExitCode{1};
 }
 
 }  // namespace
 
-void add_check_command(CLI::App& app) {
+void add_check_command(Command& program) {
   auto arguments = std::make_shared<Arguments>();
-  CLI::App* command =
-      app.add_subcommand("check", "checks a quantized checkpoint against the rules of the engines");
-  command->add_option("checkpoint", arguments->output, "quantized checkpoint directory")->required();
-  command->add_option("--source", arguments->source, "the original: adds byte, shape and value comparisons");
-  command->add_option("--for", arguments->engines,
-                      "vllm, sglang or tensorrt-llm (repeatable); default: all that read the format");
-  command->add_flag("--json", arguments->json, "all findings as JSON");
-  command->footer(
+  Command command =
+      program.add_command("check", "checks a quantized checkpoint against the rules of the engines");
+  command.add_option("checkpoint", arguments->output, "quantized checkpoint directory").required();
+  command.add_option("--source", arguments->source, "the original: adds byte, shape and value comparisons");
+  command.add_option("--for", arguments->engines,
+                     "vllm, sglang or tensorrt-llm (repeatable); default: all that read the format");
+  command.add_flag("--json", arguments->json, "all findings as JSON");
+  command.set_footer(
       "Exit code 1 when a rule is violated.\nExample:\n  visq check quantized/nvfp4 --source original --for "
       "vllm");
-  command->callback([arguments] { run(*arguments); });
+  command.on_run([arguments] { run(*arguments); });
 }
 
 }  // namespace visq

@@ -1,15 +1,15 @@
 // One function a command: it registers its options on the parser, and what runs when the command is chosen.
 #pragma once
-#include <CLI/CLI.hpp>
+#include "visq/cli/command_line.h"
 
 namespace visq {
 
-void add_quantize_command(CLI::App& app);
-void add_eval_command(CLI::App& app);
-void add_generate_command(CLI::App& app);
-void add_inspect_command(CLI::App& app);
-void add_check_command(CLI::App& app);
-void add_families_command(CLI::App& app);
-void add_formats_command(CLI::App& app);
+void add_quantize_command(Command& program);
+void add_eval_command(Command& program);
+void add_generate_command(Command& program);
+void add_inspect_command(Command& program);
+void add_check_command(Command& program);
+void add_families_command(Command& program);
+void add_formats_command(Command& program);
 
 }  // namespace visq

@@ -136,34 +136,33 @@ void run(const Arguments& arguments) {
 
 }  // namespace
 
-void add_eval_command(CLI::App& app) {
+void add_eval_command(Command& program) {
   auto arguments = std::make_shared<Arguments>();
-  CLI::App* command = app.add_subcommand(
+  Command command = program.add_command(
       "eval", "scores checkpoints, original or quantized, on questions with reference answers");
-  command->add_option("checkpoints", arguments->checkpoints, "one or several checkpoint directories")
-      ->required();
+  command.add_option("checkpoints", arguments->checkpoints, "one or several checkpoint directories")
+      .required();
   command
-      ->add_option("--data", arguments->data,
-                   "questions, JSON lines of chat messages that end with the reference answer")
-      ->required();
-  command->add_option("--against", arguments->against,
-                      "the original checkpoint: adds KL divergence and top-1 agreement");
-  command->add_option("--costs", arguments->costs,
-                      "what `visq quantize --json` printed: adds its time and memory to the table");
-  command->add_option("--samples", arguments->samples, "most questions to use; 0: all")
-      ->check(CLI::NonNegativeNumber);
-  command->add_option("--max-new-tokens", arguments->max_new_tokens, "longest answer")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      .add_option("--data", arguments->data,
+                  "questions, JSON lines of chat messages that end with the reference answer")
+      .required();
+  command.add_option("--against", arguments->against,
+                     "the original checkpoint: adds KL divergence and top-1 agreement");
+  command.add_option("--costs", arguments->costs,
+                     "what `visq quantize --json` printed: adds its time and memory to the table");
+  command.add_option("--samples", arguments->samples, "most questions to use; 0: all").non_negative();
+  command.add_option("--max-new-tokens", arguments->max_new_tokens, "longest answer")
+      .show_default()
+      .positive();
   command
-      ->add_option("--show", arguments->show,
-                   "shows so many pictured questions with all answers (with --json: answers and KL of all)")
-      ->check(CLI::NonNegativeNumber);
-  command->add_flag("--json", arguments->json, "results as JSON");
-  arguments->compute.add_to(*command);
-  command->footer(
+      .add_option("--show", arguments->show,
+                  "shows so many pictured questions with all answers (with --json: answers and KL of all)")
+      .non_negative();
+  command.add_flag("--json", arguments->json, "results as JSON");
+  arguments->compute.add_to(command);
+  command.set_footer(
       "Example:\n  visq eval quantized/fp8 quantized/nvfp4 --against original --data questions.jsonl");
-  command->callback([arguments] { run(*arguments); });
+  command.on_run([arguments] { run(*arguments); });
 }
 
 }  // namespace visq

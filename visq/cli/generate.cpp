@@ -40,23 +40,21 @@ void run(const Arguments& arguments) {
 
 }  // namespace
 
-void add_generate_command(CLI::App& app) {
+void add_generate_command(Command& program) {
   auto arguments = std::make_shared<Arguments>();
-  CLI::App* command =
-      app.add_subcommand("generate", "answers one question with any checkpoint, quantized or not");
-  command->add_option("checkpoint", arguments->checkpoint, "checkpoint directory")->required();
-  command->add_option("question", arguments->question, "what to ask")->required();
-  command->add_option("--image", arguments->images, "picture to ask about (repeatable)");
-  command->add_option("--video-frames", arguments->frames, "pictures of a video to ask about, in order");
-  command->add_option("--fps", arguments->fps, "frames a second of --video-frames")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  command->add_option("--max-new-tokens", arguments->max_new_tokens, "longest answer")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  arguments->compute.add_to(*command);
-  command->footer("Example:\n  visq generate quantized/fp8 --image cat.png \"What is this?\"");
-  command->callback([arguments] { run(*arguments); });
+  Command command =
+      program.add_command("generate", "answers one question with any checkpoint, quantized or not");
+  command.add_option("checkpoint", arguments->checkpoint, "checkpoint directory").required();
+  command.add_option("question", arguments->question, "what to ask").required();
+  command.add_option("--image", arguments->images, "picture to ask about (repeatable)");
+  command.add_option("--video-frames", arguments->frames, "pictures of a video to ask about, in order");
+  command.add_option("--fps", arguments->fps, "frames a second of --video-frames").show_default().positive();
+  command.add_option("--max-new-tokens", arguments->max_new_tokens, "longest answer")
+      .show_default()
+      .positive();
+  arguments->compute.add_to(command);
+  command.set_footer("Example:\n  visq generate quantized/fp8 --image cat.png \"What is this?\"");
+  command.on_run([arguments] { run(*arguments); });
 }
 
 }  // namespace visq

@@ -102,17 +102,17 @@ void run(const std::string& directory, bool json) {
 
 }  // namespace
 
-void add_inspect_command(CLI::App& app) {
+void add_inspect_command(Command& program) {
   struct Arguments {
     std::string checkpoint;
     bool json = false;
   };
   auto arguments = std::make_shared<Arguments>();
-  CLI::App* command =
-      app.add_subcommand("inspect", "says what is in a checkpoint: parts, sizes, formats, exclusions");
-  command->add_option("checkpoint", arguments->checkpoint, "checkpoint directory")->required();
-  command->add_flag("--json", arguments->json, "as JSON");
-  command->callback([arguments] { run(arguments->checkpoint, arguments->json); });
+  Command command =
+      program.add_command("inspect", "says what is in a checkpoint: parts, sizes, formats, exclusions");
+  command.add_option("checkpoint", arguments->checkpoint, "checkpoint directory").required();
+  command.add_flag("--json", arguments->json, "as JSON");
+  command.on_run([arguments] { run(arguments->checkpoint, arguments->json); });
 }
 
 }  // namespace visq

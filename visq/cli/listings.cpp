@@ -77,23 +77,24 @@ void list_formats(Style style) {
   print_table(rows, style, {2});
 }
 
-void add_listing(CLI::App& app, const char* name, const char* description, void (*list)(Style)) {
+void add_listing(Command& program, const char* name, const char* description, void (*list)(Style)) {
   auto json = std::make_shared<bool>(false), markdown = std::make_shared<bool>(false);
-  CLI::App* command = app.add_subcommand(name, description);
-  CLI::Option* as_json = command->add_flag("--json", *json, "as JSON");
-  command->add_flag("--markdown", *markdown, "as a table in Markdown")->excludes(as_json);
-  command->callback([json, markdown, list] {
+  Command command = program.add_command(name, description);
+  CommandOption as_json = command.add_flag("--json", *json, "as JSON");
+  command.add_flag("--markdown", *markdown, "as a table in Markdown").excludes(as_json);
+  command.on_run([json, markdown, list] {
     list(*json ? Style::json : *markdown ? Style::markdown : Style::text);
   });
 }
 
 }  // namespace
 
-void add_families_command(CLI::App& app) {
-  add_listing(app, "families", "lists the model families that visq knows", list_families);
+void add_families_command(Command& program) {
+  add_listing(program, "families", "lists the model families that visq knows", list_families);
 }
-void add_formats_command(CLI::App& app) {
-  add_listing(app, "formats", "lists the formats, where they are stored and who reads them", list_formats);
+void add_formats_command(Command& program) {
+  add_listing(program, "formats", "lists the formats, where they are stored and who reads them",
+              list_formats);
 }
 
 }  // namespace visq

@@ -16,37 +16,24 @@ namespace {
 std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
 
 int run(int argc, char** argv) {
-  CLI::App app{
-      "visq quantizes vision-language models after training, and shows what that costs.\n"
-      "It reads a Hugging Face checkpoint and writes one that vLLM, SGLang or TensorRT-LLM load.\n",
-      "visq"};
-  app.set_version_flag("--version", "visq " VISQ_VERSION);
-  app.require_subcommand(1);
-  app.fallthrough();
   bool quiet = false;
-  app.add_flag("-q,--quiet", quiet, "warnings and errors only");
-  app.parse_complete_callback([&] { visq::set_quiet(quiet); });
-  app.footer(
-      "Exit codes: 0 done · 1 `check` found violations, or an internal error · 2 bad input · 130 "
-      "interrupted");
-  visq::add_quantize_command(app);
-  visq::add_eval_command(app);
-  visq::add_generate_command(app);
-  visq::add_inspect_command(app);
-  visq::add_check_command(app);
-  visq::add_families_command(app);
-  visq::add_formats_command(app);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::RuntimeError& e) {
-    return e.get_exit_code();
-  } catch (const CLI::Success& e) {
-    return app.exit(e);
-  } catch (const CLI::ParseError& e) {
-    visq::print(stderr, "error: {} (visq --help lists what there is)\n", e.what());
-    return 2;
-  }
-  return 0;
+  const char* description =
+      "visq quantizes vision-language models after training, and shows what that costs.\n"
+      "It reads a Hugging Face checkpoint and writes one that vLLM, SGLang or TensorRT-LLM load.\n";
+  return visq::run_command_line(argc, argv, description, [&](visq::Command& program) {
+    program.add_flag("-q,--quiet", quiet, "warnings and errors only");
+    program.on_parsed([&] { visq::set_quiet(quiet); });
+    program.set_footer(
+        "Exit codes: 0 done · 1 `check` found violations, or an internal error · 2 bad input · 130 "
+        "interrupted");
+    visq::add_quantize_command(program);
+    visq::add_eval_command(program);
+    visq::add_generate_command(program);
+    visq::add_inspect_command(program);
+    visq::add_check_command(program);
+    visq::add_families_command(program);
+    visq::add_formats_command(program);
+  });
 }
 
 }  // namespace

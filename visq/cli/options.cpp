@@ -6,21 +6,21 @@
 
 namespace visq {
 
-void ComputeOptions::add_to(CLI::App& command) {
+void ComputeOptions::add_to(Command& command) {
   command.add_option("--device", device, "where to compute: auto (a GPU when there is one), cpu, cuda")
-      ->capture_default_str();
+      .show_default();
   command
       .add_option("--dtype", dtype,
                   "of the forward pass: auto (float32 on a CPU, the checkpoint's on a GPU), float32, "
                   "bfloat16, float16")
-      ->capture_default_str();
+      .show_default();
   command.add_option("--threads", threads, "CPU threads; 0: one a core. Results do not depend on it")
-      ->check(CLI::Range(0, 4096));
+      .between(0, 4096);
   command
       .add_option(
           "--image-profile", image_profile,
           "whose pixels to reproduce: tv (the reference with torchvision, its default), pil (without)")
-      ->capture_default_str();
+      .show_default();
 }
 
 at::Device ComputeOptions::resolve_device() const {

@@ -2,10 +2,10 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
-#include <CLI/CLI.hpp>
 #include <optional>
 #include <string>
 
+#include "visq/cli/command_line.h"
 #include "visq/inputs/image_resample.h"
 
 namespace visq {
@@ -15,7 +15,7 @@ struct ComputeOptions {
   std::string device = "auto", dtype = "auto", image_profile = "tv";
   int threads = 0;
 
-  void add_to(CLI::App& command);
+  void add_to(Command& command);
   /// Applies --threads. @throws Error for an unknown device or dtype
   at::Device resolve_device() const;
   std::optional<at::ScalarType> resolve_dtype() const;  ///< empty: auto

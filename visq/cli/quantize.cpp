@@ -109,51 +109,50 @@ void run(const Arguments& arguments) {
 
 }  // namespace
 
-void add_quantize_command(CLI::App& app) {
+void add_quantize_command(Command& program) {
   auto arguments = std::make_shared<Arguments>();
-  CLI::App* command = app.add_subcommand("quantize", "quantizes a checkpoint to one or several formats");
-  command->add_option("model", arguments->model, "checkpoint directory")->required();
+  Command command = program.add_command("quantize", "quantizes a checkpoint to one or several formats");
+  command.add_option("model", arguments->model, "checkpoint directory").required();
   command
-      ->add_option("-f,--format", arguments->formats,
-                   "formats, separated by commas (visq formats lists them)")
-      ->required();
-  command->add_option("-o,--out", arguments->out,
-                      "directory to write; with several formats, DIR/FORMAT for each");
-  command->add_option(
+      .add_option("-f,--format", arguments->formats, "formats, separated by commas (visq formats lists them)")
+      .required();
+  command.add_option("-o,--out", arguments->out,
+                     "directory to write; with several formats, DIR/FORMAT for each");
+  command.add_option(
       "--calib", arguments->calibration,
       "calibration samples, JSON lines of chat messages with images; 'none' for weight-only rounding");
-  command->add_option("--samples", arguments->samples, "most samples to use; 0: all")
-      ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+  command.add_option("--samples", arguments->samples, "most samples to use; 0: all")
+      .show_default()
+      .non_negative();
   command
-      ->add_option("--seq-len", arguments->seq_len,
-                   "longest sample in tokens: texts are cut, samples with images left out")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  command->add_flag("--text-only", arguments->text_only, "calibration data without images is meant so");
-  command->add_option(
+      .add_option("--seq-len", arguments->seq_len,
+                  "longest sample in tokens: texts are cut, samples with images left out")
+      .show_default()
+      .positive();
+  command.add_flag("--text-only", arguments->text_only, "calibration data without images is meant so");
+  command.add_option(
       "--kv-cache", arguments->kv_cache,
       "format of the KV cache: fp8 (calibrated scales) or none; default: fp8, but none without --calib "
       "and a format that needs it");
   command
-      ->add_option("--layout", arguments->layout,
-                   "auto (the one that most engines read), modelopt, compressed-tensors, hf-fp8")
-      ->capture_default_str();
-  command->add_option("--only", arguments->only,
-                      "quantize only linears whose name matches this glob (repeatable)");
-  command->add_option("--skip", arguments->skip,
-                      "leave linears whose name matches this glob as they are (repeatable)");
-  command->add_option("--max-shard-size", arguments->max_shard_bytes, "most bytes in one .safetensors file")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  command->add_flag("--dry-run", arguments->dry_run, "print the plan and stop");
-  command->add_flag("--force", arguments->force, "replace an output directory that exists");
-  command->add_flag("--json", arguments->json, "the summary as JSON");
-  arguments->compute.add_to(*command);
-  command->footer(
+      .add_option("--layout", arguments->layout,
+                  "auto (the one that most engines read), modelopt, compressed-tensors, hf-fp8")
+      .show_default();
+  command.add_option("--only", arguments->only,
+                     "quantize only linears whose name matches this glob (repeatable)");
+  command.add_option("--skip", arguments->skip,
+                     "leave linears whose name matches this glob as they are (repeatable)");
+  command.add_option("--max-shard-size", arguments->max_shard_bytes, "most bytes in one .safetensors file")
+      .show_default()
+      .positive();
+  command.add_flag("--dry-run", arguments->dry_run, "print the plan and stop");
+  command.add_flag("--force", arguments->force, "replace an output directory that exists");
+  command.add_flag("--json", arguments->json, "the summary as JSON");
+  arguments->compute.add_to(command);
+  command.set_footer(
       "Example:\n  visq quantize Qwen2.5-VL-7B-Instruct --format nvfp4,int4_awq --calib samples.jsonl --out "
       "quantized");
-  command->callback([arguments] { run(*arguments); });
+  command.on_run([arguments] { run(*arguments); });
 }
 
 }  // namespace visq
