@@ -23,26 +23,17 @@ Json parse_json(std::string_view text, const std::string& origin);
 std::string read_text(const std::filesystem::path& path, size_t max_bytes);
 Json read_json(const std::filesystem::path& path, size_t max_bytes = kMaxConfigBytes);
 
+// Defined for bool, int, int64_t, double, std::string, Json and lists of the latter five and of lists of
+// int64_t (json.cpp): compiled there once, because the JSON library is most of a small file's compile time.
+
 /// The value of `key`, or `fallback` when the key is absent or null.
-/// @throws Error naming `origin` and the key when the value has another type
+/// @throws Error naming `origin` and the key when the value has another type; an integer may be written
+/// as 3.0, not 3.5
 template <typename T>
-T get_or(const Json& object, const std::string& key, T fallback, const std::string& origin) {
-  if (!object.is_object()) return fallback;
-  const auto it = object.find(key);
-  if (it == object.end() || it->is_null()) return fallback;
-  try {
-    return it->template get<T>();
-  } catch (const nlohmann::json::exception&) {
-    fail("{}: '{}' has an unexpected type: {}", origin, key, it->dump().substr(0, 60));
-  }
-}
+T get_or(const Json& object, const std::string& key, T fallback, const std::string& origin);
 
 /// The value of `key`. @throws Error naming `origin` and the key when it is absent, null or of another type
 template <typename T>
-T require(const Json& object, const std::string& key, const std::string& origin) {
-  if (!object.is_object() || !object.contains(key) || object.at(key).is_null())
-    fail("{}: '{}' is missing", origin, key);
-  return get_or<T>(object, key, T{}, origin);
-}
+T require(const Json& object, const std::string& key, const std::string& origin);
 
 }  // namespace visq

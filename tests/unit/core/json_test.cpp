@@ -91,6 +91,16 @@ TEST(GetOr, CutsALongValueShort) {
   EXPECT_LT(error_of([&] { get_or(object, "n", 7, "c"); }).size(), 120u);
 }
 
+TEST(GetOr, TakesNoFractionOrOversizedNumberForAnInteger) {
+  const Json object =
+      Json::parse(R"({"whole": 3.0, "half": 3.5, "big": 5000000000, "huge": 1e300, "yes": true})");
+  EXPECT_EQ(get_or<int64_t>(object, "whole", 7, "c"), 3);
+  EXPECT_EQ(get_or<int64_t>(object, "big", 7, "c"), 5'000'000'000);
+  EXPECT_EQ(error_of([&] { get_or<int64_t>(object, "half", 7, "c"); }),
+            "c: 'half' has an unexpected type: 3.5");
+  for (const char* key : {"big", "huge", "yes"}) EXPECT_THROW(get_or<int>(object, key, 7, "c"), Error) << key;
+}
+
 TEST(Require, NamesAKeyThatIsAbsentNullOrOfAnotherType) {
   const Json object = Json::parse(R"({"n": 3, "none": null, "s": "x"})");
   EXPECT_EQ(require<int>(object, "n", "c"), 3);
