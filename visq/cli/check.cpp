@@ -49,7 +49,7 @@ void run(const Arguments& arguments) {
                                {"checked", rule.checked},
                                {"violations", rule.violations},
                                {"skipped", rule.skipped}});
-    visq::print("{}\n", json.dump(2));
+    visq::print("{}\n", json_text(json, 2));
   } else {
     visq::print("{}: {} in the {} layout, for {}\n", arguments.output, preset_of(quantized->scheme()).name,
                 quantized->layout().name(),

@@ -127,7 +127,7 @@ void run(const Arguments& arguments) {
       }
       json.push_back(std::move(entry));
     }
-    visq::print("{}\n", json.dump(2));
+    visq::print("{}\n", json_text(json, 2));
     return;
   }
   print_table(rows, arguments.costs.empty() ? Json(nullptr) : read_json(arguments.costs));

@@ -68,7 +68,7 @@ void run(const std::string& directory, bool json) {
                               {"tensors", part.tensors},
                               {"bytes", part.bytes},
                               {"dtypes", part.dtypes}});
-    visq::print("{}\n", out.dump(2));
+    visq::print("{}\n", json_text(out, 2));
     return;
   }
   visq::print("{}: {} ({}), {} decoder layers of width {}, {} query and {} KV heads, vocabulary {}\n",

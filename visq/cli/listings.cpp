@@ -45,7 +45,7 @@ void list_families(Style style) {
                     {"formats", formats},
                     {"tested", reference_text(family.reference)}});
   }
-  if (style == Style::json) return visq::print("{}\n", list.dump(2));
+  if (style == Style::json) return visq::print("{}\n", json_text(list, 2));
   print_table(rows, style);
   visq::print("\nFormats of every family, each quantized, checked and evaluated in the tests: {}.\n",
               joined(formats));
@@ -73,7 +73,7 @@ void list_formats(Style style) {
                     {"engines", engines},
                     {"when", preset.serves}});
   }
-  if (style == Style::json) return visq::print("{}\n", list.dump(2));
+  if (style == Style::json) return visq::print("{}\n", json_text(list, 2));
   print_table(rows, style, {2});
 }
 

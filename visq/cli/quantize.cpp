@@ -44,7 +44,7 @@ void print_json(const QuantizeResult& result) {
                                {"source_bytes", format.source_bytes},
                                {"output_bytes", format.output_bytes},
                                {"seconds", format.seconds}});
-  visq::print("{}\n", json.dump(2));
+  visq::print("{}\n", json_text(json, 2));
 }
 
 void print_summary(const QuantizeResult& result) {

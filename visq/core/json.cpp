@@ -49,6 +49,10 @@ Json read_json(const std::filesystem::path& path, size_t max_bytes) {
   return parse_json(read_text(path, max_bytes), path.string());
 }
 
+std::string json_text(const Json& value, int indent) { return value.dump(indent); }
+
+std::string json_excerpt(const Json& value) { return json_text(value).substr(0, 60); }
+
 template <typename T>
 T get_or(const Json& object, const std::string& key, T fallback, const std::string& origin) {
   if (!object.is_object()) return fallback;
@@ -62,7 +66,7 @@ T get_or(const Json& object, const std::string& key, T fallback, const std::stri
     }
   } catch (const nlohmann::json::exception&) {
   }
-  fail("{}: '{}' has an unexpected type: {}", origin, key, it->dump().substr(0, 60));
+  fail("{}: '{}' has an unexpected type: {}", origin, key, json_excerpt(*it));
 }
 
 template <typename T>

@@ -23,6 +23,11 @@ Json parse_json(std::string_view text, const std::string& origin);
 std::string read_text(const std::filesystem::path& path, size_t max_bytes);
 Json read_json(const std::filesystem::path& path, size_t max_bytes = kMaxConfigBytes);
 
+/// @param indent  spaces a level; −1: all in one line
+std::string json_text(const Json& value, int indent = -1);
+/// The beginning of it, for errors.
+std::string json_excerpt(const Json& value);
+
 // Defined for bool, int, int64_t, double, std::string, Json and lists of the latter five and of lists of
 // int64_t (json.cpp): compiled there once, because the JSON library is most of a small file's compile time.
 

@@ -37,7 +37,7 @@ std::string add_quantization_config(const std::string& config_text, const Json& 
   while (end > 0 && std::isspace(static_cast<unsigned char>(config_text[end - 1]))) --end;
 
   std::string nested;  // two more spaces of indent than the dump gives
-  for (const char c : value.dump(2)) {
+  for (const char c : json_text(value, 2)) {
     nested += c;
     if (c == '\n') nested += "  ";
   }

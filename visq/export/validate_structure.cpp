@@ -65,8 +65,8 @@ void check_configs(const ValidationContext& context, Validation& validation) {
       for (const char* key :
            {"quant_algo", "kv_cache_quant_algo", "group_size", "has_zero_point", "pre_quant_scale"}) {
         const Json a = inline_config.value(key, Json(nullptr)), b = nested.value(key, Json(nullptr));
-        findings.expect(a == b, "{} is {} in config.json and {} in hf_quant_config.json", key, a.dump(),
-                        b.dump());
+        findings.expect(a == b, "{} is {} in config.json and {} in hf_quant_config.json", key, json_text(a),
+                        json_text(b));
       }
       auto listed = get_or<std::vector<std::string>>(nested, "exclude_modules", {}, path.string());
       auto ignored = context.exclude;

@@ -173,8 +173,7 @@ int64_t read_extent(const Json& object, const std::string& key, int64_t fallback
   if (object.is_object() && object.contains(key) && object.at(key).is_array()) {
     const auto values = read_integers(object, key, origin);
     if (values.empty() || std::ranges::any_of(values, [&](int64_t v) { return v != values.front(); }))
-      fail("{}: '{}' is {}: only equal extents are supported", origin, key,
-           object.at(key).dump().substr(0, 60));
+      fail("{}: '{}' is {}: only equal extents are supported", origin, key, json_excerpt(object.at(key)));
     value = values.front();
   } else {
     value = get_or<int64_t>(object, key, fallback, origin);

@@ -138,8 +138,7 @@ std::string read_end_text(const Json& config, const std::string& origin) {
   const auto target = get_or<std::string>(encoder, "_target_", "BasicImageEncoder", name);
   if (!encoder.is_object() || !target.ends_with("BasicImageEncoder") ||
       !get_or<std::string>(encoder, "start_tokens", "", name).empty())
-    fail("{} is {}: only a BasicImageEncoder without start_tokens is supported", name,
-         encoder.dump().substr(0, 80));
+    fail("{} is {}: only a BasicImageEncoder without start_tokens is supported", name, json_excerpt(encoder));
   return encoder.contains("end_tokens") ? get_or<std::string>(encoder, "end_tokens", "", name) : "\n";
 }
 

@@ -88,7 +88,7 @@ void read_size(const Config& config, ImageProcessor& p) {
     p.resize_height = require_in(size, "height", 1, kMaxSide, origin);
     p.resize_width = require_in(size, "width", 1, kMaxSide, origin);
   } else {
-    fail("{} is {}: expected {{{}}} or {{height, width}}", origin, size.dump().substr(0, 60),
+    fail("{} is {}: expected {{{}}} or {{height, width}}", origin, json_excerpt(size),
          may_be_longest ? "longest_edge" : "shortest_edge");
   }
 }
@@ -104,7 +104,7 @@ void read_crop(const Config& config, ImageProcessor& p) {
       p.crop_height = require_in(size, "height", 1, kMaxSide, origin);
       p.crop_width = require_in(size, "width", 1, kMaxSide, origin);
     } else {
-      fail("{} is {}: expected {{height, width}}", origin, size.dump().substr(0, 60));
+      fail("{} is {}: expected {{height, width}}", origin, json_excerpt(size));
     }
   }
   if (p.crop && p.crop_height == 0) fail("{}: 'do_center_crop' needs 'crop_size'", config.origin);

@@ -107,7 +107,7 @@ std::string outline(const Json& component) {
     return out;
   }
   if (!component.is_object()) return "";
-  return component.value("type", Json()).dump() + component.value("pattern", Json()).dump() +
+  return json_text(component.value("type", Json())) + json_text(component.value("pattern", Json())) +
          outline(component.value("pretokenizers", Json())) + outline(component.value("normalizers", Json()));
 }
 
@@ -154,7 +154,7 @@ void mend_mistral_flaw(const TokenizerFiles& files, Json& file) {
   if (pre_tokenizer.is_null() || !has_mistral_flaw(files)) return;
   if (get_or(files.config, "fix_mistral_regex", false, kConfigName)) {
     file["pre_tokenizer"] = with_tekken_pattern(pre_tokenizer);
-  } else if (outline(pre_tokenizer).find(Json(kTekkenPattern).dump()) == std::string::npos) {
+  } else if (outline(pre_tokenizer).find(json_text(kTekkenPattern)) == std::string::npos) {
     log_warning(visq::format(
         "{}: splits text by a pattern that Mistral has withdrawn; \"fix_mistral_regex\": true in {} puts the "
         "right one in its place",

@@ -68,7 +68,7 @@ WeightMap read_index(const fs::path& path) {
     map[tensor] = shard.get<std::string>();
     if (!is_plain_file_name(map[tensor]))
       fail("{}: the shard of tensor '{}' is {}, which is not a plain file name", path.string(), tensor,
-           shard.dump());
+           json_text(shard));
   }
   if (map.empty()) fail("{}: 'weight_map' is empty", path.string());
   return map;

@@ -56,7 +56,7 @@ bool has_control_character(std::string_view name) {
 void check_name(std::string_view name, const std::string& origin) {
   if (name.empty()) fail("{}: a tensor has an empty name", origin);
   if (has_control_character(name))
-    fail("{}: the name of a tensor holds control characters: {}", origin, Json(name).dump());
+    fail("{}: the name of a tensor holds control characters: {}", origin, json_text(name));
 }
 
 // Takes the header apart as it is read. A parsed document would hide a name that stands there twice, and
@@ -93,8 +93,7 @@ class HeaderReader : public nlohmann::json_sax<Json> {
     if (level_ == Level::kMetadata) return true;
     if (level_ != Level::kTensor || key_ != "dtype") unexpected();
     const auto dtype = parse_dtype(text);
-    if (!dtype)
-      fail("{}: tensor '{}' has the unknown dtype {}", origin_, name_, Json(text).dump().substr(0, 60));
+    if (!dtype) fail("{}: tensor '{}' has the unknown dtype {}", origin_, name_, json_excerpt(text));
     tensors_.back().dtype = *dtype;
     return true;
   }
@@ -149,8 +148,7 @@ class HeaderReader : public nlohmann::json_sax<Json> {
                        : key_ == "shape"        ? &has_shape_
                        : key_ == "data_offsets" ? &has_offsets_
                                                 : nullptr;
-    if (!seen)
-      fail("{}: tensor '{}' has the unknown key {}", origin_, name_, Json(key_).dump().substr(0, 60));
+    if (!seen) fail("{}: tensor '{}' has the unknown key {}", origin_, name_, json_excerpt(key_));
     if (std::exchange(*seen, true)) fail("{}: tensor '{}' has '{}' twice", origin_, name_, key_);
   }
 
@@ -179,7 +177,7 @@ class HeaderReader : public nlohmann::json_sax<Json> {
     if (!bytes) fail_shape();
     if (*bytes != tensor.bytes())
       fail("{}: tensor '{}' of dtype {} and shape {} takes {} bytes, but its range holds {}", origin_, name_,
-           safetensors_dtype(tensor.dtype), Json(tensor.shape).dump(), *bytes, tensor.bytes());
+           safetensors_dtype(tensor.dtype), json_text(tensor.shape), *bytes, tensor.bytes());
   }
 
   [[noreturn]] void fail_shape() const { fail("{}: tensor '{}' has an impossible shape", origin_, name_); }
@@ -278,9 +276,8 @@ std::string lay_out(std::vector<TensorInfo>& tensors) {
     if (!bytes || __builtin_add_overflow(end, *bytes, &end)) fail("tensor '{}' is too large", tensor.name);
     tensor.begin = end - *bytes;
     tensor.end = end;
-    json +=
-        visq::format(R"(,{}:{{"dtype":"{}","shape":{},"data_offsets":[{},{}]}})", Json(tensor.name).dump(),
-                     safetensors_dtype(tensor.dtype), Json(tensor.shape).dump(), tensor.begin, tensor.end);
+    json += visq::format(R"(,{}:{{"dtype":"{}","shape":{},"data_offsets":[{},{}]}})", json_text(tensor.name),
+                         safetensors_dtype(tensor.dtype), json_text(tensor.shape), tensor.begin, tensor.end);
   }
   json += '}';
   json.resize((json.size() + 7) / 8 * 8, ' ');

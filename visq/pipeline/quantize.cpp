@@ -185,7 +185,7 @@ void write_side_files(Output& output, const Checkpoint& checkpoint) {
       add_quantization_config(part.config_text, output.plan.layout->quantization_config(summary),
                               (part.directory / "config.json").string()));
   for (const auto& [name, content] : output.plan.layout->extra_files(summary))
-    output.writer->write_file(folder / name, content.dump(2) + "\n");
+    output.writer->write_file(folder / name, json_text(content, 2) + "\n");
 }
 
 // Outputs first: an existing directory or a full disk is found out before the long work.
@@ -219,7 +219,7 @@ QuantizeResult finish(std::vector<Output>& outputs, QuantizeResult result, Clock
   for (const Output& output : outputs) result.formats.push_back(output.result);
   for (size_t i = 0; i < outputs.size(); ++i)
     outputs[i].writer->write_file("visq_report.json",
-                                  report_json(result, result.formats[i], family).dump(2) + "\n");
+                                  json_text(report_json(result, result.formats[i], family), 2) + "\n");
   for (Output& output : outputs) output.writer->finish();
   return result;
 }
