@@ -60,14 +60,14 @@ void list_formats(Style style) {
     const Layout& layout = find_layout(automatic, preset);
     const std::vector<std::string> engines = layout.engines(preset.scheme);
     rows.push_back({preset.name, preset.weight, visq::format("{:.3g}", preset.scheme.bits_per_weight()),
-                    preset.input, solver_name(preset.scheme.solver),
+                    preset.input, preset.scheme.solvers(),
                     preset.scheme.needs_calibration() ? "needed" : "none", layout.name(), joined(engines),
                     preset.serves});
     list.push_back({{"format", preset.name},
                     {"weights", preset.weight},
                     {"bits_per_weight", preset.scheme.bits_per_weight()},
                     {"inputs", preset.input},
-                    {"solver", solver_name(preset.scheme.solver)},
+                    {"solver", preset.scheme.solvers()},
                     {"needs_calibration", preset.scheme.needs_calibration()},
                     {"layout", layout.name()},
                     {"engines", engines},

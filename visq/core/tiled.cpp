@@ -30,6 +30,7 @@ class TileGuard {
 
 constexpr int64_t kTileRows = 256, kTileColumns = 1024, kGramTile = 256, kMapTile = 1 << 14;
 constexpr int64_t kFormRows = 256, kFormColumns = 512;
+constexpr int64_t kCholeskyTile = 256;
 constexpr int64_t kFormDeviceRows = 4096;  // bounds the memory of a product
 
 int64_t tiles_of(int64_t extent, int64_t tile) { return (extent + tile - 1) / tile; }
@@ -49,6 +50,12 @@ void for_each_tile(int64_t m, int64_t n, Body&& body) {
       body(row, std::min(kTileRows, m - row), column, std::min(tile_columns, n - column));
     }
   });
+}
+
+// L of a small matrix; undefined when it is not positive definite.
+at::Tensor cholesky_factor(const at::Tensor& a) {
+  const auto [factor, info] = at::linalg_cholesky_ex(a);
+  return info.item<int>() == 0 && factor.diagonal().isfinite().all().item<bool>() ? factor : at::Tensor();
 }
 
 }  // namespace
@@ -145,6 +152,47 @@ at::Tensor quadratic_forms(const at::Tensor& rows, const at::Tensor& gram) {
   const at::Tensor result = at::zeros({m}, rows.options());
   for (int64_t tile = 0; tile < across; ++tile) result.add_(parts[tile]);
   return result;
+}
+
+void parallel_tiles(int64_t n, int64_t share, const std::function<void(int64_t begin, int64_t count)>& body) {
+  parallel_jobs(tiles_of(n, share), [&](int64_t i) {
+    const TileGuard guard;
+    body(i * share, std::min(share, n - i * share));
+  });
+}
+
+at::Tensor tiled_cholesky(const at::Tensor& a) {
+  if (!a.is_cpu()) return cholesky_factor(a);
+  // Right-looking: a diagonal tile, the tiles below it, then what both take from the rest of the matrix.
+  const at::Tensor l = a.tril();
+  const int64_t k = a.size(0), side = kCholeskyTile;
+  const auto tile_at = [&](int64_t row, int64_t column) {
+    return l.narrow(0, row, std::min(side, k - row)).narrow(1, column, std::min(side, k - column));
+  };
+  for (int64_t begin = 0; begin < k; begin += side) {
+    at::Tensor top;
+    {
+      const TileGuard guard;
+      top = cholesky_factor(tile_at(begin, begin));
+    }
+    if (!top.defined()) return {};
+    tile_at(begin, begin).copy_(top);
+    const int64_t below = tiles_of(k - begin, side) - 1;
+    const auto row_of = [&](int64_t tile) { return begin + (tile + 1) * side; };
+    parallel_jobs(below, [&](int64_t i) {
+      const TileGuard guard;
+      const at::Tensor tile = tile_at(row_of(i), begin);
+      tile.copy_(at::linalg_solve_triangular(top.mT(), tile, /*upper=*/true, /*left=*/false));
+    });
+    parallel_jobs(below * (below + 1) / 2, [&](int64_t i) {
+      const TileGuard guard;
+      int64_t row = 0;  // the tiles of the triangle, row by row
+      while (i > row) i -= ++row;
+      tile_at(row_of(row), row_of(i))
+          .addmm_(tile_at(row_of(row), begin), tile_at(row_of(i), begin).t(), 1, -1);
+    });
+  }
+  return l;
 }
 
 }  // namespace visq

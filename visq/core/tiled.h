@@ -23,6 +23,14 @@ void add_gram(at::Tensor& gram, const at::Tensor& x);
 /// @return [m] of that dtype
 at::Tensor quadratic_forms(const at::Tensor& rows, const at::Tensor& gram);
 
+/// Calls body(begin, count) for shares of [0, n), each on one thread that computes nothing but the share:
+/// what it does may call the library freely.
+void parallel_tiles(int64_t n, int64_t share, const std::function<void(int64_t begin, int64_t count)>& body);
+
+/// L of a = L·Lᵀ, lower triangular.  @param a [k, k] f32 or f64, symmetric
+/// @return undefined when `a` is not positive definite (to working precision)
+at::Tensor tiled_cholesky(const at::Tensor& a);
+
 /// f(x) for an elementwise function such as cos or an activation.
 at::Tensor tiled_map(const at::Tensor& x, const std::function<at::Tensor(const at::Tensor&)>& f);
 

@@ -16,19 +16,17 @@ struct Held {
 };
 
 const std::vector<Held>& held() {
-  static const std::vector<Held> all = {
-      {"int8_sq", {"vllm", "sglang"}},
-      {"int4_awq", {"vllm", "sglang"}},
-      {"fp8_pc_pt", {"vllm", "sglang", "tensorrt-llm"}},
-      {"int8_wo", {"vllm", "sglang"}},
-      {"w4a16", {"vllm", "sglang"}},  // as int4_awq; `producer` tells them apart
-      {"w4a16_nvfp4", {"vllm"}}};
+  static const std::vector<Held> all = {{"int8_sq", {"vllm", "sglang"}},
+                                        {"int4_awq", {"vllm", "sglang"}},
+                                        {"fp8_pc_pt", {"vllm", "sglang", "tensorrt-llm"}},
+                                        {"int8_wo", {"vllm", "sglang"}},
+                                        {"w4a16_nvfp4", {"vllm"}}};
   return all;
 }
 
 const Held* find_held(const Scheme& scheme) {
   for (const Held& held_preset : held())
-    if (find_preset(held_preset.preset).scheme == scheme) return &held_preset;
+    if (find_preset(held_preset.preset).scheme.stored_like(scheme)) return &held_preset;
   return nullptr;
 }
 
@@ -193,16 +191,13 @@ class CompressedTensorsLayout final : public Layout {
                         : KvCacheFormat::none;
     const auto format = require<std::string>(config, "format", origin);
     const auto groups = require<Json>(config, "config_groups", origin);
-    const Held* found = nullptr;
     for (const Held& candidate : held()) {
       const Scheme& scheme = find_preset(candidate.preset).scheme;
       if (format == format_of(scheme) && groups.size() == 1 &&
           says(groups.front(), "weights", weight_arguments(scheme)) &&
-          says(groups.front(), "input_activations", input_arguments(scheme)) &&
-          (found == nullptr || candidate.preset == named_preset(config)))
-        found = &candidate;
+          says(groups.front(), "input_activations", input_arguments(scheme)))
+        return std::pair{named_scheme(config, candidate.preset), kv};
     }
-    if (found != nullptr) return std::pair{find_preset(found->preset).scheme, kv};
     fail("{}: this compressed-tensors scheme ({}) is not one that visq reads", origin, format);
   }
 

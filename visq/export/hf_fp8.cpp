@@ -8,7 +8,7 @@
 namespace visq {
 namespace {
 
-bool is_held(const Scheme& scheme) { return scheme == find_preset("fp8_pb_wo").scheme; }
+bool is_held(const Scheme& scheme) { return scheme.stored_like(find_preset("fp8_pb_wo").scheme); }
 
 class HfFp8Layout final : public Layout {
  public:

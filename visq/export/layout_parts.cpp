@@ -30,11 +30,21 @@ float read_scale(const Checkpoint& checkpoint, const std::string& name) {
   return value;
 }
 
+namespace {
 std::string named_preset(const Json& quantization_config) {
   const auto producer = quantization_config.find("producer");
   if (producer == quantization_config.end() || !producer->is_object()) return "";
   const auto preset = producer->find("preset");
   return preset != producer->end() && preset->is_string() ? preset->get<std::string>() : "";
+}
+}  // namespace
+
+Scheme named_scheme(const Json& quantization_config, const char* preset) {
+  const Scheme& scheme = find_preset(preset).scheme;
+  for (const Preset& candidate : presets())
+    if (candidate.name == named_preset(quantization_config) && candidate.scheme.stored_like(scheme))
+      return candidate.scheme;
+  return scheme;
 }
 
 at::Tensor scalar_tensor(float value, at::ScalarType dtype, at::IntArrayRef shape) {

@@ -11,9 +11,9 @@ at::Tensor read_checked(const Checkpoint& checkpoint, const std::string& name, a
 /// A scale of one element, any floating dtype and shape. @throws Error unless it is finite and positive
 float read_scale(const Checkpoint& checkpoint, const std::string& name);
 
-/// The preset that a configuration of ours names beside its producer; "": it does not say. Presets that
-/// differ in their solver alone look alike otherwise.
-std::string named_preset(const Json& quantization_config);
+/// The scheme of the preset that a configuration of ours names beside its producer, if it is stored like
+/// `preset`'s; otherwise that one. Presets that differ in their solvers alone look alike otherwise.
+Scheme named_scheme(const Json& quantization_config, const char* preset);
 
 /// Blocks of 128 that cover an extent.
 inline int64_t blocks_of(int64_t extent) { return (extent + kFp8Block - 1) / kFp8Block; }

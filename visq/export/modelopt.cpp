@@ -10,7 +10,7 @@ namespace {
 constexpr const char* kProducerVersion = "0.47.0+visq" VISQ_VERSION;
 
 struct Algorithm {
-  const char* preset;
+  const char* preset;  ///< one that is stored so
   const char* name;
   std::vector<std::string> engines;
 };
@@ -25,17 +25,15 @@ const std::vector<Algorithm>& algorithms() {
       {"fp8_pc_pt", "FP8_PER_CHANNEL_PER_TOKEN", {"vllm", "tensorrt-llm"}},
       {"fp8_pb_wo", "fp8_pb_wo", {"vllm", "tensorrt-llm"}},  // TensorRT-LLM wants it in lower case (§7.2)
       {"int8_wo", "W8A16", {"tensorrt-llm"}},
-      {"w4a16", "W4A16_AWQ", {"tensorrt-llm"}},  // as int4_awq; `producer` tells them apart
       {"w4a16_nvfp4", "W4A16_NVFP4", {"vllm", "sglang"}},
   };
   return all;
 }
 
 const Algorithm& algorithm_of(const Scheme& scheme) {
-  const std::string& name = preset_of(scheme).name;
   for (const Algorithm& algorithm : algorithms())
-    if (name == algorithm.preset) return algorithm;
-  fail("the modelopt layout has no algorithm for {}", name);
+    if (find_preset(algorithm.preset).scheme.stored_like(scheme)) return algorithm;
+  fail("the modelopt layout has no algorithm for {}", preset_of(scheme).name);
 }
 
 // Keys that both configurations carry for blockwise formats.
@@ -168,12 +166,10 @@ class ModelOptLayout final : public Layout {
     if (get_or<std::string>(config, "quant_method", "", origin) != "modelopt") return std::nullopt;
     const auto algo = require<std::string>(config, "quant_algo", origin);
     const bool fp8_kv = config.contains("kv_cache_scheme") && config.at("kv_cache_scheme").is_object();
-    const Algorithm* found = nullptr;
     for (const Algorithm& algorithm : algorithms())
-      if (algo == algorithm.name && (found == nullptr || algorithm.preset == named_preset(config)))
-        found = &algorithm;
-    if (found != nullptr)
-      return std::pair{find_preset(found->preset).scheme, fp8_kv ? KvCacheFormat::fp8 : KvCacheFormat::none};
+      if (algo == algorithm.name)
+        return std::pair{named_scheme(config, algorithm.preset),
+                         fp8_kv ? KvCacheFormat::fp8 : KvCacheFormat::none};
     fail("{}: quant_algo '{}' is not one that visq reads", origin, algo);
   }
 

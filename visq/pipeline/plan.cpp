@@ -201,7 +201,7 @@ std::string describe_plan(const Plan& plan) {
       "  size         {} → {} ({:.2f}×)\n",
       preset.name, plan.directory.string(), plan.layout->name(),
       engines.empty() ? std::string("no engine") : visq::format("{}", fmt::join(engines, ", ")),
-      preset.weight, plan.scheme.bits_per_weight(), preset.input, solver_name(plan.scheme.solver),
+      preset.weight, plan.scheme.bits_per_weight(), preset.input, plan.scheme.solvers(),
       plan.recipe.kv_cache == KvCacheFormat::fp8 ? "fp8" : "none", plan.sites.size(), plan.layers,
       static_cast<double>(weights) / 1e6, "vision tower, projector, embeddings, norms, lm_head",
       plan.left_out.empty() ? std::string()

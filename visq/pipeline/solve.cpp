@@ -6,6 +6,8 @@
 #include <iterator>
 
 #include "visq/core/error.h"
+#include "visq/quant/gptq.h"
+#include "visq/quant/scale_search.h"
 
 namespace visq {
 namespace {
@@ -56,6 +58,16 @@ PackedTensor pack(const Scheme& scheme, const at::Tensor& weight, float group_am
   fail("unknown codec");
 }
 
+// By the scheme's solvers of scales and codes.
+PackedTensor pack_solved(const Scheme& scheme, const at::Tensor& weight, float group_amax,
+                         at::ScalarType scale_dtype, const at::Tensor& gram) {
+  if (scheme.scales == ScaleSearch::four_over_six) group_amax = four_over_six_amax(group_amax);
+  PackedTensor packed = pack(scheme, weight, group_amax, scale_dtype);
+  packed = search_scales(scheme.scales, packed, weight, gram, scale_dtype);
+  if (scheme.rounding == Rounding::gptq) packed = gptq(weight.to(at::kFloat), gram, packed);
+  return packed;
+}
+
 }  // namespace
 
 at::Tensor SmoothedLayer::scale_of(const GroupId& id) const {
@@ -88,7 +100,7 @@ bool LayerSolver::reads_routed_norm(const GroupId& id) const {
 
 const AwqDecision& LayerSolver::awq(const Scheme& scheme, const GroupId& id) {
   // One decision for all groups that read a routed norm.
-  const auto key = std::pair{scheme.block, reads_routed_norm(id) ? GroupId{InputGroup::mlp_in} : id};
+  const auto key = std::pair{scheme.weight, reads_routed_norm(id) ? GroupId{InputGroup::mlp_in} : id};
   if (const auto found = awq_.find(key); found != awq_.end()) return found->second;
   std::vector<at::Tensor> weights;
   for (const LinearId& linear : nn::smoothed_together(spec_, layer_, id)) weights.push_back(weight(linear));
@@ -98,7 +110,7 @@ const AwqDecision& LayerSolver::awq(const Scheme& scheme, const GroupId& id) {
   options.powers_of_two = reads_routed_norm(id);
   if (id.group == InputGroup::attn_out) options.shared = heads_;
   const auto fake_quantize = [&](const at::Tensor& scaled) {
-    return dequantize(pack_int4(scaled, scheme.block));
+    return dequantize(pack(scheme, scaled, absolute_maximum(scaled), at::kFloat));
   };
   const at::Tensor gram = statistics.gram();
   AwqDecision decision =
@@ -219,6 +231,11 @@ at::Tensor LayerSolver::smoothed_weight(const SmoothedLayer& smoothed, const Lin
   return result;
 }
 
+at::Tensor LayerSolver::smoothed_gram(const SmoothedLayer& smoothed, const GroupId& id) const {
+  const at::Tensor gram = statistics_->of(id).gram(), scale = smoothed.scale_of(id);
+  return scale.defined() ? gram / (scale.unsqueeze(1) * scale) : gram;
+}
+
 SmoothedLayer LayerSolver::smooth(const Plan& plan) {
   SmoothedLayer smoothed;
   std::map<InputGroup, at::Tensor> norm_scales;  // a norm is folded into once, whoever reads it
@@ -287,7 +304,7 @@ std::map<std::pair<InputGroup, bool>, float> LayerSolver::input_scales(const Pla
 std::vector<SolvedLinear> pack_together(const Plan& plan, const Checkpoint& checkpoint,
                                         const std::vector<const Site*>& sites,
                                         const std::vector<at::Tensor>& weights,
-                                        std::optional<float> input_scale) {
+                                        std::optional<float> input_scale, const at::Tensor& gram) {
   const Scheme& scheme = plan.scheme;
   // What a codec says of a weight, with the weight's name.
   const auto named = [&](size_t i, const auto& work) {
@@ -306,7 +323,8 @@ std::vector<SolvedLinear> pack_together(const Plan& plan, const Checkpoint& chec
   for (size_t i = 0; i < sites.size(); ++i) {
     const at::ScalarType scale_dtype = plan.layout->scale_dtype(sites[i]->linear.source_dtype);
     PackedLinear linear;
-    linear.weight = named(i, [&](const at::Tensor& w) { return pack(scheme, w, amax, scale_dtype); });
+    linear.weight =
+        named(i, [&](const at::Tensor& w) { return pack_solved(scheme, w, amax, scale_dtype, gram); });
     if (input_scale) linear.input_scale = rounded(*input_scale, scale_dtype);
     if (scheme.fp8_second_stage)
       dequantized_amax = std::max(dequantized_amax, absolute_maximum(dequantize(linear.weight)));
@@ -328,7 +346,8 @@ void LayerSolver::pack_group(const Plan& plan, const GroupId& id, const Smoothed
     if (sites.back() == nullptr) return;
     weights.push_back(smoothed_weight(smoothed, linear));
   }
-  std::ranges::move(pack_together(plan, model_.checkpoint(), sites, weights, input_scale),
+  const at::Tensor gram = plan.scheme.packs_by_gram() ? smoothed_gram(smoothed, id) : at::Tensor();
+  std::ranges::move(pack_together(plan, model_.checkpoint(), sites, weights, input_scale, gram),
                     std::back_inserter(solved.linears));
 }
 

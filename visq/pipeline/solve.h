@@ -41,11 +41,13 @@ using SolvedLinear = std::pair<const Site*, PackedLinear>;
 /// Packs linears that read the same input: they share their scalar scales, because engines fuse them.
 /// @param weights      [out, in] of each, as it shall be quantized
 /// @param input_scale  of all of them; empty: the scheme has none
+/// @param gram         f32 [in, in] of their inputs; where the scheme packs by it
 /// @throws Error naming the tensor when a weight holds a NaN or an infinity
 std::vector<SolvedLinear> pack_together(const Plan& plan, const Checkpoint& checkpoint,
                                         const std::vector<const Site*>& sites,
                                         const std::vector<at::Tensor>& weights,
-                                        std::optional<float> input_scale = std::nullopt);
+                                        std::optional<float> input_scale = std::nullopt,
+                                        const at::Tensor& gram = {});
 
 /// Everything a plan writes for one layer.
 struct SolvedLayer {
@@ -71,6 +73,7 @@ class LayerSolver {
  private:
   at::Tensor stored_weight(const nn::LinearId& id) const;
   at::Tensor weight(const nn::LinearId& id) const;  // f32
+  at::Tensor smoothed_gram(const SmoothedLayer& smoothed, const nn::GroupId& id) const;
   bool reads_routed_norm(const nn::GroupId& id) const;
   at::Tensor smoothing_scale(const Plan& plan, const nn::GroupId& id, GroupReport& report);
   const AwqDecision& awq(const Scheme& scheme, const nn::GroupId& id);
@@ -92,8 +95,8 @@ class LayerSolver {
   int64_t layer_;
   const LayerStatistics* statistics_;
   SharedHeads heads_;
-  mutable std::map<nn::LinearId, at::Tensor> weights_;          // of all but routed experts, f32
-  std::map<std::pair<int64_t, nn::GroupId>, AwqDecision> awq_;  // key: block, group
+  mutable std::map<nn::LinearId, at::Tensor> weights_;  // of all but routed experts, f32
+  std::map<std::pair<Codec, nn::GroupId>, AwqDecision> awq_;
 };
 
 }  // namespace visq

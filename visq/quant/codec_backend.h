@@ -53,6 +53,12 @@ struct CodecBackend {
   at::Tensor (*int4_from_words)(const at::Tensor& words);
 };
 
+/// The nearest E2M1 number of each value. f32 → f32
+at::Tensor nearest_fp4(const at::Tensor& x);
+/// The codes of the nearest E2M1 numbers, two a byte, even column in the low nibble.
+/// f32 [rows, columns] → uint8 [rows, columns / 2]
+at::Tensor pack_fp4(const at::Tensor& x);
+
 const CodecBackend& cpu_codecs();
 const CodecBackend& aten_codecs();
 

@@ -32,6 +32,21 @@ const char* solver_name(Solver solver) {
   return "max";
 }
 
+bool Scheme::stored_like(const Scheme& other) const {
+  return weight == other.weight && block == other.block && fp8_second_stage == other.fp8_second_stage &&
+         input == other.input;
+}
+
+std::string Scheme::solvers() const {
+  std::string text = solver == Solver::max ? "" : solver_name(solver);
+  const auto append = [&](const char* name) { text += (text.empty() ? "" : " + ") + std::string(name); };
+  if (scales == ScaleSearch::mse) append("mse");
+  if (scales == ScaleSearch::output_error) append(weight == Codec::nvfp4 ? "local Hessian" : "clip");
+  if (scales == ScaleSearch::four_over_six) append("four over six");
+  if (rounding == Rounding::gptq) append("gptq");
+  return text.empty() ? "max" : text;
+}
+
 double Scheme::bits_per_weight() const {
   switch (weight) {
     case Codec::int4:
@@ -104,6 +119,69 @@ const std::vector<Preset>& presets() {
        "FP4 E2M1, blocks of 16",
        "as is",
        "4 bits with finer scales, without calibration data"},
+      {"int4_awq_full",
+       {.weight = Codec::int4, .block = 128, .solver = Solver::awq, .scales = ScaleSearch::output_error},
+       "INT4, blocks of 128",
+       "as is",
+       "int4_awq, and blocks clipped where that lowers the error"},
+      {"int4_gptq",
+       {.weight = Codec::int4, .block = 128, .scales = ScaleSearch::output_error, .rounding = Rounding::gptq},
+       "INT4, blocks of 128",
+       "as is",
+       "int4_awq's layout with errors made up for by later columns"},
+      {"int4_awq_gptq",
+       {.weight = Codec::int4, .block = 128, .solver = Solver::awq, .rounding = Rounding::gptq},
+       "INT4, blocks of 128",
+       "as is",
+       "both, one after the other"},
+      {"nvfp4_mse",
+       {.weight = Codec::nvfp4,
+        .block = kNvfp4Block,
+        .input = InputFormat::nvfp4,
+        .scales = ScaleSearch::mse},
+       "FP4 E2M1, blocks of 16",
+       "FP4 E2M1, blocks of 16",
+       "nvfp4 with the best of all block scales"},
+      {"nvfp4_local_hessian",
+       {.weight = Codec::nvfp4,
+        .block = kNvfp4Block,
+        .input = InputFormat::nvfp4,
+        .scales = ScaleSearch::output_error},
+       "FP4 E2M1, blocks of 16",
+       "FP4 E2M1, blocks of 16",
+       "nvfp4_mse, weighed by what the inputs are"},
+      {"nvfp4_four_over_six",
+       {.weight = Codec::nvfp4,
+        .block = kNvfp4Block,
+        .input = InputFormat::nvfp4,
+        .scales = ScaleSearch::four_over_six},
+       "FP4 E2M1, blocks of 16",
+       "FP4 E2M1, blocks of 16",
+       "nvfp4 where a block's largest becomes 6 or 4"},
+      {"nvfp4_awq",
+       {.weight = Codec::nvfp4, .block = kNvfp4Block, .input = InputFormat::nvfp4, .solver = Solver::awq},
+       "FP4 E2M1, blocks of 16",
+       "FP4 E2M1, blocks of 16",
+       "nvfp4 with smoothed inputs"},
+      {"nvfp4_gptq",
+       {.weight = Codec::nvfp4,
+        .block = kNvfp4Block,
+        .input = InputFormat::nvfp4,
+        .scales = ScaleSearch::output_error,
+        .rounding = Rounding::gptq},
+       "FP4 E2M1, blocks of 16",
+       "FP4 E2M1, blocks of 16",
+       "nvfp4 with errors made up for by later columns"},
+      {"nvfp4_awq_gptq",
+       {.weight = Codec::nvfp4,
+        .block = kNvfp4Block,
+        .input = InputFormat::nvfp4,
+        .solver = Solver::awq,
+        .scales = ScaleSearch::mse,
+        .rounding = Rounding::gptq},
+       "FP4 E2M1, blocks of 16",
+       "FP4 E2M1, blocks of 16",
+       "nvfp4 at its most accurate"},
   };
   return all;
 }

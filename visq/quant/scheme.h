@@ -13,6 +13,11 @@ namespace visq {
 /// token, which the engine computes from the token.
 enum class InputFormat { none, fp8, int8, nvfp4, fp8_tokens };
 enum class Solver { max, smoothquant, awq };
+/// How the scales of a weight are found: from the largest magnitude, or by the smallest squared error of the
+/// weights, or of the outputs; or so that the largest magnitude becomes 6 or 4 (nvfp4).
+enum class ScaleSearch { max, mse, output_error, four_over_six };
+/// How weights are rounded under their scales.
+enum class Rounding { nearest, gptq };
 enum class KvCacheFormat { none, fp8 };
 
 const char* input_format_name(InputFormat format);
@@ -24,12 +29,20 @@ struct Scheme {
   bool fp8_second_stage = false;  ///< W4A8: the int4 values are rounded to E4M3 again before the product
   InputFormat input = InputFormat::none;
   Solver solver = Solver::max;
+  ScaleSearch scales = ScaleSearch::max;
+  Rounding rounding = Rounding::nearest;
   bool operator==(const Scheme&) const = default;
 
-  bool needs_gram() const { return solver == Solver::awq; }
+  /// Whether scales or codes depend on the Gram matrix of the (smoothed) inputs.
+  bool packs_by_gram() const { return scales == ScaleSearch::output_error || rounding == Rounding::gptq; }
+  bool needs_gram() const { return solver == Solver::awq || packs_by_gram(); }
   /// Whether there is an input scale to be found and stored.
   bool has_input_scale() const { return input != InputFormat::none && input != InputFormat::fp8_tokens; }
-  bool needs_calibration() const { return has_input_scale() || solver != Solver::max; }
+  bool needs_calibration() const { return has_input_scale() || solver != Solver::max || packs_by_gram(); }
+  /// Whether numbers of both schemes are stored alike, whatever found them.
+  bool stored_like(const Scheme& other) const;
+  /// What finds scales and codes, in order: "max", "awq + clip", "mse + gptq".
+  std::string solvers() const;
   /// Bits a weight takes on disk, scales included.
   double bits_per_weight() const;
 };

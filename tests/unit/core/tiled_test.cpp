@@ -66,5 +66,25 @@ TEST(Tiled, QuadraticFormsAreThoseOfTheWholeProduct) {
   }
 }
 
+TEST(TiledCholesky, IsTheFactorWhateverTheNumberOfThreads) {
+  at::manual_seed(8);
+  for (const int64_t k : {1, 5, 256, 257, 700}) {
+    const at::Tensor x = at::randn({k + 50, k}), a = at::mm(x.t(), x);
+    const std::vector<at::Tensor> results = with_threads([&] { return tiled_cholesky(a); });
+    for (const at::Tensor& l : results) EXPECT_TRUE(at::equal(l, results[0])) << k;
+    EXPECT_TRUE(at::equal(results[0], results[0].tril()));
+    const at::Tensor difference = at::mm(results[0], results[0].t()) - a;
+    EXPECT_LT(difference.abs().max().item<float>(), 1e-5 * a.abs().max().item<float>()) << k;
+  }
+}
+
+TEST(TiledCholesky, SaysWhenThereIsNone) {
+  const at::Tensor a = at::eye(600);
+  a[500][500] = -1;
+  EXPECT_FALSE(tiled_cholesky(a).defined());
+  a[500][500] = std::numeric_limits<float>::quiet_NaN();
+  EXPECT_FALSE(tiled_cholesky(a).defined());
+}
+
 }  // namespace
 }  // namespace visq

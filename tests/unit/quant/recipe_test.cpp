@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <set>
+
 #include "visq/core/error.h"
 
 namespace visq {
@@ -31,10 +33,9 @@ TEST(Scheme, UnknownPresetIsRefusedWithTheListOfPresets) {
     find_preset("fp7");
     FAIL();
   } catch (const Error& e) {
-    EXPECT_STREQ(
-        e.what(),
-        "--format fp7: no such format; choose from fp8, int8_sq, int4_awq, w4a8_awq, nvfp4, fp8_pc_pt, "
-        "fp8_pb_wo, int8_wo, w4a16, w4a16_nvfp4");
+    std::string known;
+    for (const Preset& preset : presets()) known += (known.empty() ? "" : ", ") + preset.name;
+    EXPECT_EQ(e.what(), "--format fp7: no such format; choose from " + known);
   }
 }
 
@@ -46,12 +47,24 @@ TEST(Scheme, BitsPerWeightCountTheScales) {
 }
 
 TEST(Scheme, CalibrationIsNeededForInputScalesAndSmoothingOnly) {
-  for (const Preset& preset : presets()) {
-    const bool calibrated = preset.name == "fp8" || preset.name == "nvfp4" || preset.name == "int8_sq" ||
-                            preset.name == "int4_awq" || preset.name == "w4a8_awq";
-    EXPECT_EQ(preset.scheme.needs_calibration(), calibrated) << preset.name;
-  }
+  const std::set<std::string> without = {"fp8_pc_pt", "fp8_pb_wo", "int8_wo", "w4a16", "w4a16_nvfp4"};
+  for (const Preset& preset : presets())
+    EXPECT_EQ(preset.scheme.needs_calibration(), !without.contains(preset.name)) << preset.name;
   EXPECT_FALSE(find_preset("fp8_pc_pt").scheme.has_input_scale());  // each token brings its own
+}
+
+TEST(Scheme, NamesWhatFindsScalesAndCodes) {
+  EXPECT_EQ(find_preset("nvfp4").scheme.solvers(), "max");
+  EXPECT_EQ(find_preset("int8_sq").scheme.solvers(), "smoothquant");
+  EXPECT_EQ(find_preset("int4_awq_full").scheme.solvers(), "awq + clip");
+  EXPECT_EQ(find_preset("nvfp4_awq_gptq").scheme.solvers(), "awq + mse + gptq");
+}
+
+TEST(Scheme, SolversDoNotChangeHowNumbersAreStored) {
+  const Scheme& nvfp4 = find_preset("nvfp4").scheme;
+  EXPECT_TRUE(nvfp4.stored_like(find_preset("nvfp4_awq_gptq").scheme));
+  EXPECT_FALSE(nvfp4.stored_like(find_preset("w4a16_nvfp4").scheme));
+  EXPECT_FALSE(nvfp4.stored_like(find_preset("int4_awq").scheme));
 }
 
 TEST(Scheme, PresetsAreToldApartByTheirSchemes) {

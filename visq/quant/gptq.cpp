@@ -1,0 +1,82 @@
+#include "visq/quant/gptq.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+
+#include "visq/core/error.h"
+#include "visq/core/parallel.h"
+#include "visq/core/tiled.h"
+#include "visq/quant/grid.h"
+
+namespace visq {
+namespace {
+
+constexpr int64_t kColumns = 128;  // that are rounded between two matrix products
+constexpr int64_t kRows = 128;     // a thread's share
+
+// R of G = R·Rᵀ, upper triangular, of the damped matrix. Damping grows until the factor exists: in the end
+// the matrix is its diagonal.
+at::Tensor upper_factor(const at::Tensor& gram, double damping) {
+  const double mean = gram.diagonal().mean(at::kDouble).item<double>();
+  for (;; damping *= 10) {
+    if (!std::isfinite(damping * mean)) fail("GPTQ: the statistics hold a NaN or an infinity");
+    const at::Tensor damped = gram.flip({0, 1});
+    damped.diagonal().add_(damping * mean);
+    const at::Tensor lower = tiled_cholesky(damped);
+    if (lower.defined()) return lower.flip({0, 1});
+  }
+}
+
+/// Rounds some rows. @param weight, step  f32 [rows, in], columns in the order of rounding
+at::Tensor round_rows(Codec codec, const at::Tensor& weight, const at::Tensor& step,
+                      const at::Tensor& factor) {
+  const int64_t columns = weight.size(1);
+  const at::Tensor values = at::empty_like(weight), error = at::empty_like(weight);
+  const at::Tensor diagonal = factor.diagonal().contiguous();
+  for (int64_t begin = 0; begin < columns; begin += kColumns) {
+    const int64_t width = std::min(kColumns, columns - begin);
+    // Of the columns rounded so far: Σ e_i R_ij, for the columns of this block.
+    at::Tensor carried =
+        at::mm(error.narrow(1, 0, begin), factor.narrow(0, 0, begin).narrow(1, begin, width));
+    for (int64_t i = 0; i < width; ++i) {
+      const int64_t column = begin + i;
+      const at::Tensor w = weight.select(1, column);
+      const at::Tensor target = w + carried.select(1, i) / diagonal[column];
+      const at::Tensor rounded = round_to_grid(codec, target, step.select(1, column));
+      const at::Tensor e = w - rounded;
+      values.select(1, column).copy_(rounded);
+      error.select(1, column).copy_(e);
+      if (i + 1 < width)
+        carried.narrow(1, i + 1, width - i - 1)
+            .addr_(e, factor.select(0, column).narrow(0, column + 1, width - i - 1));
+    }
+  }
+  return values;
+}
+
+}  // namespace
+
+PackedTensor gptq(const at::Tensor& weight, const at::Tensor& gram, const PackedTensor& scales,
+                  const GptqOptions& options) {
+  const int64_t rows = weight.size(0), columns = weight.size(1);
+  if (!gram.defined() || gram.size(0) != columns) fail("GPTQ needs the Gram matrix of the weight's inputs");
+  if (gram.diagonal().max().item<float>() <= 0) return scales;  // no input: every rounding is as good
+  const at::Tensor order = options.activation_order
+                               ? std::get<1>(gram.diagonal().sort(/*stable=*/true, 0, /*descending=*/true))
+                               : at::arange(columns, gram.options().dtype(at::kLong));
+  const at::Tensor factor = upper_factor(gram.index_select(0, order).index_select(1, order), options.damping);
+  const at::Tensor step = steps_of(scales).expand({rows, -1}).repeat_interleave(step_columns(scales), 1);
+  const at::Tensor ordered = weight.index_select(1, order), steps = step.index_select(1, order);
+  const at::Tensor values = at::empty_like(ordered);
+  // Rows do not depend on each other. A GPU takes them together.
+  const int64_t share = weight.is_cpu() ? kRows : rows;
+  parallel_tiles(rows, share, [&](int64_t begin, int64_t count) {
+    values.narrow(0, begin, count)
+        .copy_(
+            round_rows(scales.codec, ordered.narrow(0, begin, count), steps.narrow(0, begin, count), factor));
+  });
+  return repack(scales, values.index_select(1, order.argsort()));
+}
+
+}  // namespace visq
