@@ -1,5 +1,5 @@
-// probe_solver IN.safetensors OUT.safetensors: AWQ of one linear; IN holds "weight" [out, in] and "x"
-// [tokens, in].
+// probe_solver IN.safetensors OUT.safetensors: AWQ, GPTQ and scale searches of one linear; IN holds "weight"
+// [out, in] and "x" [tokens, in].
 #include "visq/quant/solver.h"
 
 #include <ATen/ATen.h>
@@ -7,6 +7,8 @@
 #include "visq/core/format.h"
 #include "visq/io/safetensors.h"
 #include "visq/quant/codec.h"
+#include "visq/quant/gptq.h"
+#include "visq/quant/scale_search.h"
 
 int main(int argc, char** argv) {
   if (argc != 3) {
@@ -19,8 +21,20 @@ int main(int argc, char** argv) {
   const auto fake_quantize = [](const at::Tensor& w) { return visq::dequantize(visq::pack_int4(w, 128)); };
   const visq::AwqDecision decision =
       visq::solve_awq({weight}, x.abs().mean(0), at::mm(x.t(), x), 128, fake_quantize);
+  const at::Tensor gram = at::mm(x.t(), x);
+  const visq::PackedTensor int4 = visq::pack_int4(weight, 128), nvfp4 = visq::pack_nvfp4(weight);
+  const visq::PackedTensor solved = visq::gptq(weight, gram, int4, {.activation_order = false});
+  const auto searched = [&](visq::ScaleSearch search) {
+    return visq::search_scales(search, nvfp4, weight, gram, at::kFloat).scale;
+  };
   visq::write_safetensors(argv[2], {{"alpha", at::tensor({decision.alpha}, at::kDouble)},
                                     {"losses", at::tensor(decision.losses, at::kDouble)},
-                                    {"scale", decision.scale}});
+                                    {"scale", decision.scale},
+                                    {"int4.codes", int4.codes},
+                                    {"int4.scale", int4.scale},
+                                    {"gptq.codes", solved.codes},
+                                    {"nvfp4.scale_2", nvfp4.scale_2},
+                                    {"mse.scale", searched(visq::ScaleSearch::mse)},
+                                    {"output_error.scale", searched(visq::ScaleSearch::output_error)}});
   return 0;
 }
