@@ -28,8 +28,7 @@ const std::vector<Algorithm>& algorithms() {
       {"w4a16_nvfp4", "W4A16_NVFP4", {"vllm", "sglang"}},
       {"w4a8_nvfp4_fp8", "W4A8_NVFP4_FP8", {"tensorrt-llm"}},
       {"w4a8_mxfp4_fp8", "W4A8_MXFP4_FP8", {"tensorrt-llm"}},
-      // SGLang knows the name, but looks for scales named otherwise (spec/export.md §7.4).
-      {"mxfp8", "MXFP8", {"vllm"}},
+      {"mxfp8", "MXFP8", {"vllm", "sglang"}},
       {"mxfp4", "mxfp4", {}},  // written by ModelOpt, read by no engine
       // Not written by ModelOpt: stored like the others.
       {"mxfp6", "mxfp6", {}},
