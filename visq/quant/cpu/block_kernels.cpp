@@ -82,7 +82,6 @@ HWY_INLINE void with_element(Codec codec, const Body& body) {
 // Scales.
 
 constexpr int64_t kTogether = 16;  // blocks whose scales are computed together
-constexpr int64_t kLargestBlock = 32;
 
 struct BlockScales {
   float factor[kTogether];  ///< real = element · factor; NaN when the block holds one
@@ -134,26 +133,25 @@ struct E8m0Scale {
 };
 
 /// @return the absolute maximum of the blocks
-template <class T, class Scale>
-HWY_INLINE float scale_blocks(const T* x, int64_t block, int64_t count, const Scale& scale,
-                              BlockScales& scales) {
+template <int64_t block, class T, class Scale>
+HWY_INLINE float scale_blocks(const T* x, int64_t count, const Scale& scale, BlockScales& scales) {
   float magnitude[kTogether] = {};
   for (int64_t b = 0; b < count; ++b) magnitude[b] = largest_magnitude(x + b * block, block);
   for (int64_t i = 0; i < kTogether; i += lanes()) scale.find(load(magnitude + i), scales, i);
   return largest_magnitude(magnitude, kTogether);
 }
 
-template <class Element, class T, class Scale>
-HWY_INLINE float encode_blocks(const T* x, int64_t n, int64_t block, const Scale& scale, uint8_t* codes,
+template <class Element, int64_t block, class T, class Scale>
+HWY_INLINE float encode_blocks(const T* x, int64_t n, const Scale& scale, uint8_t* codes,
                                uint8_t* scale_codes) {
   int32_t largest = 0;  // of f32 bit patterns: NaN > infinity > numbers
   for (int64_t blocks = n / block; blocks > 0; blocks -= kTogether) {
     const int64_t count = std::min(blocks, kTogether);
     BlockScales scales;
-    largest = std::max(largest, std::bit_cast<int32_t>(scale_blocks(x, block, count, scale, scales)));
+    largest = std::max(largest, std::bit_cast<int32_t>(scale_blocks<block>(x, count, scale, scales)));
     std::memcpy(scale_codes, scales.code, static_cast<size_t>(count));
     for (int64_t b = 0; b < count; ++b) {
-      uint8_t bytes[kLargestBlock];
+      uint8_t bytes[block];
       for (int64_t i = 0; i < block; i += lanes())
         store(Element::code(Scale::shrunk(load(x + i), scales.shrink[b])), bytes + i);
       join_codes<Element::bits>(bytes, block, codes);
@@ -165,12 +163,12 @@ HWY_INLINE float encode_blocks(const T* x, int64_t n, int64_t block, const Scale
   return std::bit_cast<float>(largest);
 }
 
-template <class Element, class T, class Scale>
-HWY_INLINE void simulate_blocks(const T* x, int64_t n, int64_t block, const Scale& scale, T* y) {
+template <class Element, int64_t block, class T, class Scale>
+HWY_INLINE void simulate_blocks(const T* x, int64_t n, const Scale& scale, T* y) {
   for (int64_t blocks = n / block; blocks > 0; blocks -= kTogether) {
     const int64_t count = std::min(blocks, kTogether);
     BlockScales scales;
-    scale_blocks(x, block, count, scale, scales);
+    scale_blocks<block>(x, count, scale, scales);
     for (int64_t b = 0; b < count; ++b) {
       for (int64_t i = 0; i < block; i += lanes()) {
         const V rounded = Element::rounded(Scale::shrunk(load(x + i), scales.shrink[b]));
@@ -182,15 +180,15 @@ HWY_INLINE void simulate_blocks(const T* x, int64_t n, int64_t block, const Scal
   }
 }
 
-template <class Element, class T, class Scale>
-HWY_INLINE void decode_blocks(const uint8_t* codes, const uint8_t* scale_codes, int64_t n, int64_t block,
-                              const Scale& scale, T* y) {
+template <class Element, int64_t block, class T, class Scale>
+HWY_INLINE void decode_blocks(const uint8_t* codes, const uint8_t* scale_codes, int64_t n, const Scale& scale,
+                              T* y) {
   for (int64_t first = 0; first < n / block; first += kTogether) {
     const int64_t count = std::min(n / block - first, kTogether);
     float factor[kTogether];
     transform(scale_codes + first, count, factor, [&](VI code) HWY_ATTR { return scale.factor(code); });
     for (int64_t b = 0; b < count; ++b) {
-      uint8_t bytes[kLargestBlock];
+      uint8_t bytes[block];
       split_codes<Element::bits>(codes, block, bytes);
       for (int64_t i = 0; i < block; i += lanes())
         store(hn::Mul(Element::value(load(bytes + i)), hn::Set(d, factor[b])), y + i);
@@ -207,7 +205,10 @@ HWY_INLINE void decode_blocks(const uint8_t* codes, const uint8_t* scale_codes, 
 void encode_nvfp4_here(const void* x, at::ScalarType dtype, int64_t n, int64_t block, float scale_2,
                        uint8_t* codes, uint8_t* scales) {
   with_type(dtype, x, [&](const auto* p) HWY_ATTR {
-    encode_blocks<Nvfp4Element>(p, n, block, Nvfp4Scale{scale_2}, codes, scales);
+    if (block == kNvfp4Block)
+      encode_blocks<Nvfp4Element, kNvfp4Block>(p, n, Nvfp4Scale{scale_2}, codes, scales);
+    else
+      encode_blocks<Nvfp4Element, 2 * kNvfp4Block>(p, n, Nvfp4Scale{scale_2}, codes, scales);
   });
 }
 
@@ -217,7 +218,7 @@ float encode_mx_here(const void* x, at::ScalarType dtype, int64_t n, Codec codec
   with_element(codec, [&](auto element) HWY_ATTR {
     using Element = decltype(element);
     with_type(dtype, x, [&](const auto* p) HWY_ATTR {
-      largest = encode_blocks<Element>(p, n, kMxBlock, E8m0Scale{Element::max}, codes, scales);
+      largest = encode_blocks<Element, kMxBlock>(p, n, E8m0Scale{Element::max}, codes, scales);
     });
   });
   return largest;
@@ -226,7 +227,10 @@ float encode_mx_here(const void* x, at::ScalarType dtype, int64_t n, Codec codec
 void decode_nvfp4_here(const uint8_t* codes, const uint8_t* scales, int64_t n, int64_t block, float scale_2,
                        at::ScalarType dtype, void* x) {
   with_type(dtype, x, [&](auto* p) HWY_ATTR {
-    decode_blocks<Nvfp4Element>(codes, scales, n, block, Nvfp4Scale{scale_2}, p);
+    if (block == kNvfp4Block)
+      decode_blocks<Nvfp4Element, kNvfp4Block>(codes, scales, n, Nvfp4Scale{scale_2}, p);
+    else
+      decode_blocks<Nvfp4Element, 2 * kNvfp4Block>(codes, scales, n, Nvfp4Scale{scale_2}, p);
   });
 }
 
@@ -235,7 +239,7 @@ void decode_mx_here(const uint8_t* codes, const uint8_t* scales, int64_t n, Code
   with_element(codec, [&](auto element) HWY_ATTR {
     using Element = decltype(element);
     with_type(dtype, x, [&](auto* p) HWY_ATTR {
-      decode_blocks<Element>(codes, scales, n, kMxBlock, E8m0Scale{Element::max}, p);
+      decode_blocks<Element, kMxBlock>(codes, scales, n, E8m0Scale{Element::max}, p);
     });
   });
 }
@@ -243,7 +247,7 @@ void decode_mx_here(const uint8_t* codes, const uint8_t* scales, int64_t n, Code
 void simulate_nvfp4_here(const void* x, at::ScalarType dtype, int64_t n, float scale, void* y) {
   with_type(dtype, x, [&](const auto* p) HWY_ATTR {
     using T = std::remove_cv_t<std::remove_pointer_t<decltype(p)>>;
-    simulate_blocks<Nvfp4Element>(p, n, kNvfp4Block, Nvfp4Scale{scale}, static_cast<T*>(y));
+    simulate_blocks<Nvfp4Element, kNvfp4Block>(p, n, Nvfp4Scale{scale}, static_cast<T*>(y));
   });
 }
 
@@ -252,7 +256,7 @@ void simulate_mx_here(const void* x, at::ScalarType dtype, int64_t n, Codec code
     using Element = decltype(element);
     with_type(dtype, x, [&](const auto* p) HWY_ATTR {
       using T = std::remove_cv_t<std::remove_pointer_t<decltype(p)>>;
-      simulate_blocks<Element>(p, n, kMxBlock, E8m0Scale{Element::max}, static_cast<T*>(y));
+      simulate_blocks<Element, kMxBlock>(p, n, E8m0Scale{Element::max}, static_cast<T*>(y));
     });
   });
 }
