@@ -60,8 +60,12 @@ void register_all() {
     return codecs.encode_int(w, 128, 7, at::kFloat).codes;
   });
   register_pair("pack_nvfp4", [](const CodecBackend& codecs, const at::Tensor& w) {
-    return codecs.encode_nvfp4(w, codecs.absolute_maximum(w) / kNvfp4Max).codes;
+    return codecs.encode_nvfp4(w, kNvfp4Block, codecs.absolute_maximum(w) / kNvfp4Max).codes;
   });
+  for (const Codec codec : {Codec::mxfp4, Codec::mxfp6, Codec::mxfp8, Codec::mxint8})
+    register_pair(
+        std::string("pack_") + codec_name(codec),
+        [=](const CodecBackend& codecs, const at::Tensor& w) { return codecs.encode_mx(w, codec).codes; });
   register_pair(
       "simulate_fp8",
       [=](const CodecBackend& codecs, const at::Tensor& x) { return codecs.simulate_fp8(x, scale); },
@@ -73,6 +77,10 @@ void register_all() {
   register_pair(
       "simulate_nvfp4",
       [=](const CodecBackend& codecs, const at::Tensor& x) { return codecs.simulate_nvfp4(x, scale); },
+      activation());
+  register_pair(
+      "simulate_mxfp8",
+      [](const CodecBackend& codecs, const at::Tensor& x) { return codecs.simulate_mx(x, Codec::mxfp8); },
       activation());
   for (const PackedTensor& packed : {pack_fp8(weight()), pack_int4(weight()), pack_nvfp4(weight())})
     register_pair(

@@ -10,8 +10,8 @@ from safetensors import safe_open
 
 from modelopt_reference import DEMO, Demo, samples
 
-FORMATS = ["fp8", "int8_sq", "int4_awq", "w4a8_awq", "nvfp4"]
-DATA_FREE = ["fp8_pc_pt", "fp8_pb_wo", "int8_wo", "w4a16", "w4a16_nvfp4"]
+FORMATS = ["fp8", "int8_sq", "int4_awq", "w4a8_awq", "nvfp4", "int8", "w4a8_nvfp4_fp8"]
+DATA_FREE = ["fp8_pc_pt", "fp8_pb_wo", "int8_wo", "w4a16", "w4a16_nvfp4", "w4a8_mxfp4_fp8", "mxfp4", "mxfp6", "mxfp8", "mxint8"]
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +116,14 @@ EXPECTED = {
                            "weight_shape": ("I64", [2])},
     "w4a16_nvfp4": lambda n, k: {"weight": ("U8", [n, k // 2]), "weight_scale": ("F8_E4M3", [n, k // 16]),
                                  "weight_scale_2": ("F32", [])},
+    "int8": lambda n, k: {"weight": ("I8", [n, k]), "weight_scale": ("BF16", [n, 1]), "input_scale": ("BF16", [1])},
+    "w4a8_nvfp4_fp8": lambda n, k: {"weight": ("U8", [n, k // 2]), "weight_scale": ("F8_E4M3", [n, k // 32]),
+                                    "weight_scale_2": ("F32", []), "input_scale": ("F32", [])},
+    "w4a8_mxfp4_fp8": lambda n, k: {"weight": ("U8", [n, k // 2]), "weight_scale": ("U8", [n, k // 32])},
+    "mxfp4": lambda n, k: {"weight": ("U8", [n, k // 2]), "weight_scale": ("U8", [n, k // 32])},
+    "mxfp6": lambda n, k: {"weight": ("U8", [n, k // 4 * 3]), "weight_scale": ("U8", [n, k // 32])},
+    "mxfp8": lambda n, k: {"weight": ("F8_E4M3", [n, k]), "weight_scale": ("U8", [n, k // 32])},
+    "mxint8": lambda n, k: {"weight": ("I8", [n, k]), "weight_scale": ("U8", [n, k // 32])},
 }
 
 

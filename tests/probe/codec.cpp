@@ -27,6 +27,12 @@ void pack_all(const std::string& name, const at::Tensor& weight, Tensors& out) {
   add("int8", int8);
   out.emplace_back(name + ".int8.words", visq::int8_to_words(int8.codes));
   add("nvfp4", visq::pack_nvfp4(weight));
+  add("w4a8_nvfp4_fp8", visq::pack_nvfp4(weight, std::nullopt, 32, visq::kFp8Max));
+  for (const visq::Codec codec :
+       {visq::Codec::mxfp4, visq::Codec::mxfp6, visq::Codec::mxfp8, visq::Codec::mxint8}) {
+    add(visq::codec_name(codec), visq::pack_mx(weight, codec));
+    out.emplace_back(name + "." + visq::codec_name(codec) + ".simulated", visq::simulate_mx(weight, codec));
+  }
   const visq::PackedTensor int4 = visq::pack_int4(weight, 128);
   add("int4", int4);
   out.emplace_back(name + ".int4.bytes", visq::int4_to_row_pairs(int4.codes));

@@ -47,8 +47,7 @@ void list_families(Style style) {
   }
   if (style == Style::json) return visq::print("{}\n", json_text(list, 2));
   print_table(rows, style);
-  visq::print("\nFormats of every family, each quantized, checked and evaluated in the tests: {}.\n",
-              joined(formats));
+  visq::print("\nFormats of every family: {}.\n", joined(formats));
 }
 
 void list_formats(Style style) {

@@ -4,6 +4,7 @@
 
 #include <set>
 
+#include "visq/core/error.h"
 #include "visq/export/layout_parts.h"
 
 namespace visq {
@@ -76,6 +77,10 @@ const char* format_of(const Scheme& scheme) {
       if (scheme.input == InputFormat::int8) return "int-quantized";
       break;
     case Codec::int4:
+    case Codec::mxfp4:  // the MX formats are not held
+    case Codec::mxfp6:
+    case Codec::mxfp8:
+    case Codec::mxint8:
       break;
   }
   return "pack-quantized";
@@ -237,6 +242,11 @@ class CompressedTensorsLayout final : public Layout {
       case Codec::fp8_blocks:
         packed.codes = read_checked(checkpoint, codes, at::kFloat8_e4m3fn, {-1, -1});
         break;
+      case Codec::mxfp4:
+      case Codec::mxfp6:
+      case Codec::mxfp8:
+      case Codec::mxint8:
+        fail("the compressed-tensors layout does not hold {}", codec_name(scheme.weight));
     }
     packed.rows = packed.codes.size(0);
     packed.columns = packed.codes.size(1);

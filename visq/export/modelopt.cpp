@@ -26,6 +26,13 @@ const std::vector<Algorithm>& algorithms() {
       {"fp8_pb_wo", "fp8_pb_wo", {"vllm", "tensorrt-llm"}},  // TensorRT-LLM wants it in lower case (§7.2)
       {"int8_wo", "W8A16", {"tensorrt-llm"}},
       {"w4a16_nvfp4", "W4A16_NVFP4", {"vllm", "sglang"}},
+      {"w4a8_nvfp4_fp8", "W4A8_NVFP4_FP8", {"tensorrt-llm"}},
+      {"w4a8_mxfp4_fp8", "W4A8_MXFP4_FP8", {"tensorrt-llm"}},
+      {"mxfp8", "MXFP8", {"vllm", "sglang"}},
+      {"mxfp4", "mxfp4", {}},  // written by ModelOpt, read by no engine
+      // Not written by ModelOpt: stored like the others.
+      {"mxfp6", "mxfp6", {}},
+      {"mxint8", "mxint8", {}},
   };
   return all;
 }
@@ -38,7 +45,7 @@ const Algorithm& algorithm_of(const Scheme& scheme) {
 
 // Keys that both configurations carry for blockwise formats.
 void add_block_keys(Json& config, const Scheme& scheme) {
-  if (scheme.weight != Codec::int4 && scheme.weight != Codec::nvfp4) return;
+  if (scheme.weight != Codec::int4 && scheme.weight != Codec::nvfp4 && !is_mx(scheme.weight)) return;
   config["group_size"] = scheme.block;
   if (scheme.weight == Codec::int4) {
     config["has_zero_point"] = false;
@@ -106,6 +113,13 @@ class ModelOptLayout final : public Layout {
         add(".weight_scale", at::kFloat8_e4m3fn, {n, k / scheme.block}, scale);
         add(".weight_scale_2", at::kFloat, {}, [](const PackedLinear& p) { return p.weight.scale_2; });
         break;
+      case Codec::mxfp4:
+      case Codec::mxfp6:
+      case Codec::mxfp8:
+      case Codec::mxint8:
+        add(".weight", mx_dtype(scheme.weight), {n, k * mx_bits(scheme.weight) / 8}, codes);
+        add(".weight_scale", at::kByte, {n, k / scheme.block}, scale);
+        break;
     }
     if (scheme.fp8_second_stage)
       add(".weight_scale_2", at::kFloat, {},
@@ -128,7 +142,8 @@ class ModelOptLayout final : public Layout {
   Json quantization_config(const ExportSummary& summary) const override {
     const Scheme& scheme = summary.scheme;
     Json config;
-    const bool grouped = scheme.weight == Codec::fp8_e4m3 || scheme.weight == Codec::nvfp4;
+    const bool grouped = scheme == find_preset("fp8").scheme ||
+                         (scheme.weight == Codec::nvfp4 && scheme.input != InputFormat::fp8);
     if (grouped) {
       Json arguments = {
           {"dynamic", false}, {"num_bits", scheme.weight == Codec::nvfp4 ? 4 : 8}, {"type", "float"}};
@@ -214,9 +229,24 @@ class ModelOptLayout final : public Layout {
                                     {packed.codes.size(0), packed.codes.size(1) * 2 / scheme.block});
         packed.scale_2 = scalar_tensor(read_scale(checkpoint, module + ".weight_scale_2"), at::kFloat, {});
         break;
+      case Codec::mxfp4:
+      case Codec::mxfp6:
+      case Codec::mxfp8:
+      case Codec::mxint8: {
+        packed.codes = read_checked(checkpoint, weight, mx_dtype(scheme.weight), {-1, -1});
+        const int64_t bytes_of_block = scheme.block * mx_bits(scheme.weight) / 8;
+        if (packed.codes.size(1) % bytes_of_block != 0)
+          fail("{}: tensor '{}' has rows of {} bytes, not whole blocks of {}",
+               checkpoint.file_of(weight).string(), weight, packed.codes.size(1), bytes_of_block);
+        packed.scale = read_checked(checkpoint, scale, at::kByte,
+                                    {packed.codes.size(0), packed.codes.size(1) / bytes_of_block});
+        break;
+      }
     }
     packed.rows = packed.codes.size(0);
-    packed.columns = packed.codes.size(1) * (scheme.weight == Codec::nvfp4 ? 2 : 1);
+    packed.columns = packed.codes.size(1);
+    if (scheme.weight == Codec::nvfp4) packed.columns *= 2;
+    if (is_mx(scheme.weight)) packed.columns = packed.columns * 8 / mx_bits(scheme.weight);
     if (scheme.fp8_second_stage) linear.second_scale = read_scale(checkpoint, module + ".weight_scale_2");
     if (scheme.has_input_scale()) linear.input_scale = read_scale(checkpoint, module + ".input_scale");
     if (checkpoint.contains(module + ".pre_quant_scale"))

@@ -21,9 +21,15 @@ double error_bound(const Scheme& scheme) {
     case Codec::fp8_e4m3:
     case Codec::fp8_rows:
     case Codec::fp8_blocks:
+    case Codec::mxfp8:
       return 0.05;
     case Codec::int8:
+    case Codec::mxint8:
       return 0.06;
+    case Codec::mxfp6:
+      return 0.1;
+    case Codec::mxfp4:
+      return 0.25;
     case Codec::int4:
       return 0.35;
     case Codec::nvfp4:
@@ -39,6 +45,10 @@ at::Tensor largest_in_blocks(const at::Tensor& codes) {
       codes, {0, across * kFp8Block - codes.size(1), 0, down * kFp8Block - codes.size(0)});
   return padded.view({down, kFp8Block, across, kFp8Block}).amax({1, 3});
 }
+
+// The value that the largest element of an MX block rounds to at least: its scale is the smallest power of
+// two that holds it, so it lies in the upper half of the range.
+float smallest_amax(Codec codec) { return codec == Codec::mxint8 ? 64 : mx_max(codec) / 2; }
 
 void check_codes(const std::string& module, const PackedTensor& weight, Findings& findings) {
   switch (weight.codec) {
@@ -70,6 +80,17 @@ void check_codes(const std::string& module, const PackedTensor& weight, Findings
       findings.expect(scale.min().item<float>() >= std::ldexp(1.0f, -9), "'{}': a block scale is 0", module);
       break;
     }
+    case Codec::mxfp4:
+    case Codec::mxfp6:
+    case Codec::mxfp8:
+    case Codec::mxint8: {
+      PackedTensor elements = weight;
+      elements.scale = at::full_like(weight.scale, 127);  // 1
+      const at::Tensor largest = dequantize(elements).abs().view({weight.rows, -1, weight.block}).amax(2);
+      findings.expect(((largest >= smallest_amax(weight.codec)) | (weight.scale == 0)).all().item<bool>(),
+                      "'{}': the scale of a block is larger than its values need", module);
+      break;
+    }
   }
 }
 
@@ -86,12 +107,15 @@ void check_each(const ValidationContext& context, Validation& validation) {
       if (tensor->scalar_type() == at::kFloat8_e4m3fn)
         finite.expect(!tensor->view(at::kByte).bitwise_and(0x7F).eq(0x7F).any().item<bool>(),
                       "'{}' holds a NaN", module);
+      else if (is_mx(linear.weight.codec) && tensor == &linear.weight.scale)
+        finite.expect(tensor->ne(255).all().item<bool>(), "'{}' holds a NaN", module);
       else if (at::isFloatingType(tensor->scalar_type()))
         finite.expect(at::isfinite(*tensor).all().item<bool>(), "'{}' holds a scale that is not finite",
                       module);
     }
-    positive.expect(linear.weight.scale.to(at::kFloat).gt(0).all().item<bool>(),
-                    "'{}': a weight scale is not positive", module);
+    if (!is_mx(linear.weight.codec))  // whose scales are powers of two
+      positive.expect(linear.weight.scale.to(at::kFloat).gt(0).all().item<bool>(),
+                      "'{}': a weight scale is not positive", module);
     if (linear.input_scale)
       positive.expect(*linear.input_scale >= kMinScalar && *linear.input_scale <= kMaxScalar,
                       "'{}': input scale {} is not plausible", module, *linear.input_scale);
@@ -142,9 +166,10 @@ void check_fused(const ValidationContext& context, Validation& validation) {
         fused.expect(at::equal(here.weight.scale_2, first.weight.scale_2),
                      "'{}' and '{}' have unlike scale_2", group.front(), module);
     }
-    if (scheme.weight == Codec::nvfp4)
-      range.expect(largest == kFp8Max, "'{}': the largest block scale of the group is {}, not 448",
-                   group.front(), largest);
+    // 448, or 72, the E4M3 nearest to 448/6.
+    if (const double full = scheme.nvfp4_range() == kFp8Max ? 72 : kFp8Max; scheme.weight == Codec::nvfp4)
+      range.expect(largest == full, "'{}': the largest block scale of the group is {}, not {}", group.front(),
+                   largest, full);
     if (scheme.fp8_second_stage)
       range.expect(std::abs(*linears.front().second_scale * 64 / largest - 1) < 1e-5,
                    "'{}': weight_scale_2 · 64 is {}, the largest weight scale {}", group.front(),

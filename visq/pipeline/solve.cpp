@@ -53,7 +53,12 @@ PackedTensor pack(const Scheme& scheme, const at::Tensor& weight, float group_am
     case Codec::int4:
       return pack_int4(weight, scheme.block, scale_dtype);
     case Codec::nvfp4:
-      return pack_nvfp4(weight, group_amax);
+      return pack_nvfp4(weight, group_amax, scheme.block, scheme.nvfp4_range());
+    case Codec::mxfp4:
+    case Codec::mxfp6:
+    case Codec::mxfp8:
+    case Codec::mxint8:
+      return pack_mx(weight, scheme.weight);
   }
   fail("unknown codec");
 }

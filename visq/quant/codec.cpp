@@ -98,24 +98,6 @@ at::Tensor checked_codes(const at::Tensor& codes, at::ScalarType dtype, int64_t 
 
 }  // namespace
 
-const char* codec_name(Codec codec) {
-  switch (codec) {
-    case Codec::fp8_e4m3:
-      return "fp8_e4m3";
-    case Codec::fp8_rows:
-      return "fp8_e4m3 per row";
-    case Codec::fp8_blocks:
-      return "fp8_e4m3 in blocks";
-    case Codec::int8:
-      return "int8";
-    case Codec::int4:
-      return "int4";
-    case Codec::nvfp4:
-      return "nvfp4";
-  }
-  return "";
-}
-
 float absolute_maximum(const at::Tensor& weight) {
   if (!is_codec_input(weight.scalar_type()))
     fail("cannot quantize a weight of type {}: give f32, bf16 or f16", c10::toString(weight.scalar_type()));
@@ -167,19 +149,28 @@ PackedTensor pack_int4(const at::Tensor& weight, int64_t block, at::ScalarType s
   return packed;
 }
 
-PackedTensor pack_nvfp4(const at::Tensor& weight, std::optional<float> amax) {
+PackedTensor pack_nvfp4(const at::Tensor& weight, std::optional<float> amax, int64_t block, float range) {
   const at::Tensor w = checked_matrix(weight);
-  check_block(w, kNvfp4Block);
+  if (block != 16 && block != 32) fail("nvfp4 has no blocks of {}: give 16 or 32", block);
+  check_block(w, block);
   const float largest = checked_amax(w, amax);
-  const float scale_2 = (largest == 0.0f ? 1.0f : std::max(largest, kSmallestAmax)) / kNvfp4Max;
-  EncodedMatrix encoded = codecs_for(w).encode_nvfp4(w, scale_2);
+  const float scale_2 = (largest == 0.0f ? 1.0f : std::max(largest, kSmallestAmax)) / range;
+  EncodedMatrix encoded = codecs_for(w).encode_nvfp4(w, block, scale_2);
   return {.codec = Codec::nvfp4,
           .rows = w.size(0),
           .columns = w.size(1),
-          .block = kNvfp4Block,
+          .block = block,
           .codes = std::move(encoded.codes),
           .scale = std::move(encoded.scale),
           .scale_2 = scalar_like(w, scale_2)};
+}
+
+PackedTensor pack_mx(const at::Tensor& weight, Codec codec) {
+  const at::Tensor w = checked_matrix(weight);
+  check_block(w, kMxBlock);
+  PackedTensor packed = from_encoded(codec, w, codecs_for(w).encode_mx(w, codec));
+  packed.block = kMxBlock;
+  return packed;
 }
 
 at::Tensor dequantize(const PackedTensor& packed, at::ScalarType dtype) {
@@ -195,6 +186,11 @@ at::Tensor dequantize(const PackedTensor& packed, at::ScalarType dtype) {
       return codecs.decode_fp8_blocks(codes, scale, packed.block, packed.block, dtype);
     case Codec::nvfp4:
       return codecs.decode_nvfp4(codes, scale, packed.scale_2, dtype);
+    case Codec::mxfp4:
+    case Codec::mxfp6:
+    case Codec::mxfp8:
+    case Codec::mxint8:
+      return codecs.decode_mx(codes, scale, packed.codec, dtype);
     case Codec::int8:
     case Codec::int4:
       break;
@@ -242,6 +238,11 @@ at::Tensor simulate_int8(const at::Tensor& x, float scale) {
 at::Tensor simulate_nvfp4(const at::Tensor& x, float scale) {
   check_block(x, kNvfp4Block);
   return codecs_for(x).simulate_nvfp4(checked_activation(x, scale), scale);
+}
+
+at::Tensor simulate_mx(const at::Tensor& x, Codec codec) {
+  check_block(x, kMxBlock);
+  return codecs_for(x).simulate_mx(checked_activation(x, /*scale=*/1.0f), codec);
 }
 
 }  // namespace visq

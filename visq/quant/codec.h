@@ -6,28 +6,24 @@
 #include <cstdint>
 #include <optional>
 
+#include "visq/quant/formats.h"
+
 namespace visq {
 
-/// A number format, and which values share a scale: fp8_e4m3 all of the matrix, fp8_rows a row, fp8_blocks a
-/// block of 128 × 128, int8 a row, int4 and nvfp4 a block of a row.
-enum class Codec { fp8_e4m3, fp8_rows, fp8_blocks, int8, int4, nvfp4 };
-const char* codec_name(Codec codec);
-
-inline constexpr float kFp8Max = 448.0f;
-inline constexpr float kNvfp4Max = 6.0f * 448.0f;
-inline constexpr int64_t kNvfp4Block = 16;
-inline constexpr int64_t kFp8Block = 128;  ///< rows and columns of a block of fp8_blocks
-
-/// A quantized matrix. real = code · scale (nvfp4: code · scale · scale_2).
+/// A quantized matrix. real = code · scale (nvfp4: code · scale · scale_2; MX: code · 2^(scale − 127)).
 struct PackedTensor {
   Codec codec = Codec::fp8_e4m3;
   int64_t rows = 0, columns = 0;
-  int64_t block = 0;  ///< int4, nvfp4: columns that share a scale; fp8_blocks: rows and columns
+  int64_t block = 0;  ///< int4, nvfp4, MX: columns that share a scale; fp8_blocks: rows and columns
   at::Tensor codes;   ///< fp8: float8_e4m3fn [rows, columns]; int8: int8 [rows, columns];
                       ///< int4: int8 [rows, columns], −8…7;
-                      ///< nvfp4: uint8 [rows, columns/2], even column in the low nibble
-  at::Tensor scale;   ///< fp8_e4m3: f32 []; fp8_rows, int8: f32 [rows]; int4: f32 [rows, columns/block];
-                     ///< fp8_blocks: f32 [⌈rows/128⌉, ⌈columns/128⌉]; nvfp4: float8_e4m3fn [rows, columns/16]
+                      ///< nvfp4, mxfp4: uint8 [rows, columns/2], even column in the low nibble;
+                      ///< mxfp6: uint8 [rows, columns/4 · 3], four columns in 24 bits, little-endian, the
+                      ///< first in the lowest; mxfp8: as fp8; mxint8: as int8
+  at::Tensor
+      scale;  ///< fp8_e4m3: f32 []; fp8_rows, int8: f32 [rows]; int4: f32 [rows, columns/block];
+              ///< fp8_blocks: f32 [⌈rows/128⌉, ⌈columns/128⌉]; nvfp4: float8_e4m3fn [rows, columns/block];
+              ///< MX: uint8 [rows, columns/32], the exponent of two plus 127 (E8M0), 255 for NaN
   at::Tensor scale_2;  ///< nvfp4: f32 []
 };
 
@@ -66,12 +62,24 @@ PackedTensor pack_int8(const at::Tensor& weight, at::ScalarType scale_dtype = at
 PackedTensor pack_int4(const at::Tensor& weight, int64_t block = 128,
                        at::ScalarType scale_dtype = at::kFloat);
 
-/// E2M1 in blocks of 16 along the columns, an E4M3 scale per block, one fp32 scale amax/2688
+/// E2M1 in blocks along the columns, an E4M3 scale per block, one fp32 scale amax/range
 /// (spec/quantization.md §4.2, §5.5). Zero blocks: block scale 1. A tensor of zeros is packed as if amax
 /// were 1.
-/// @param amax  largest |w| to represent, larger ones saturate; from `weight` when absent
-/// @throws Error when 16 does not divide the columns
-PackedTensor pack_nvfp4(const at::Tensor& weight, std::optional<float> amax = std::nullopt);
+/// @param amax   largest |w| to represent, larger ones saturate; from `weight` when absent
+/// @param block  16 or 32
+/// @param range  what code · scale reaches at amax: 2688 uses all of the block scales' range; 448 keeps the
+///               product within E4M3 and block scales up to 72, for kernels that go on in FP8
+/// @throws Error when `block` does not divide the columns
+PackedTensor pack_nvfp4(const at::Tensor& weight, std::optional<float> amax = std::nullopt,
+                        int64_t block = kNvfp4Block, float range = kNvfp4Max);
+
+/// An MX format: blocks of 32 along the columns share 2^E, E = ⌈log2(amax / mx_max)⌉, at least −127
+/// (spec/quantization.md §5.6; exact, where ModelOpt's logarithm can be one off just above a power of two).
+/// Elements are nearest, halves to even; those of mxfp4 are ModelOpt's, whose ties go to the smaller
+/// magnitude and whose zeros have the sign bit. Integers of mxint8 stand for themselves (OCP counts 2^-6 into
+/// the element, here it is in the scale), −127…127.
+/// @throws Error when 32 does not divide the columns
+PackedTensor pack_mx(const at::Tensor& weight, Codec codec);
 
 /// The real values. @param dtype  f32, bf16 or f16 (computed in f32, rounded once)
 at::Tensor dequantize(const PackedTensor& packed, at::ScalarType dtype = at::kFloat);
@@ -99,6 +107,9 @@ at::Tensor int8_from_words(const at::Tensor& words);
 at::Tensor simulate_fp8(const at::Tensor& x, float scale);
 at::Tensor simulate_int8(const at::Tensor& x, float scale);
 at::Tensor simulate_nvfp4(const at::Tensor& x, float scale);
+/// An MX format, elements to nearest, halves to even (spec/quantization.md §3.5). A NaN makes its block NaN;
+/// a block with an infinity gets scale 1. @throws Error when 32 does not divide the columns
+at::Tensor simulate_mx(const at::Tensor& x, Codec codec);
 /// fp8 with a scale of its own for every token: amax/448 of its columns. A NaN makes the whole token NaN.
 at::Tensor simulate_fp8_tokens(const at::Tensor& x);
 

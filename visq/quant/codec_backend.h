@@ -11,6 +11,8 @@
 #include <cstdint>
 #include <limits>
 
+#include "visq/quant/formats.h"
+
 namespace visq {
 
 struct EncodedMatrix {
@@ -31,7 +33,8 @@ struct CodecBackend {
   /// block]
   EncodedMatrix (*encode_int)(const at::Tensor& weight, int64_t block, int code_max,
                               at::ScalarType scale_dtype);
-  EncodedMatrix (*encode_nvfp4)(const at::Tensor& weight, float scale_2);
+  EncodedMatrix (*encode_nvfp4)(const at::Tensor& weight, int64_t block, float scale_2);
+  EncodedMatrix (*encode_mx)(const at::Tensor& weight, Codec codec);
 
   at::Tensor (*decode_fp8)(const at::Tensor& codes, const at::Tensor& scale, at::ScalarType dtype);
   at::Tensor (*decode_fp8_blocks)(const at::Tensor& codes, const at::Tensor& scale, int64_t block_rows,
@@ -40,12 +43,15 @@ struct CodecBackend {
   at::Tensor (*decode_int)(const at::Tensor& codes, const at::Tensor& scale, at::ScalarType dtype);
   at::Tensor (*decode_nvfp4)(const at::Tensor& codes, const at::Tensor& scale, const at::Tensor& scale_2,
                              at::ScalarType dtype);
+  at::Tensor (*decode_mx)(const at::Tensor& codes, const at::Tensor& scale, Codec codec,
+                          at::ScalarType dtype);
 
   at::Tensor (*simulate_fp8)(const at::Tensor& x, float scale);
   /// @param x  [..., columns]: one scale for each of the leading indices
   at::Tensor (*simulate_fp8_tokens)(const at::Tensor& x);
   at::Tensor (*simulate_int8)(const at::Tensor& x, float scale);
   at::Tensor (*simulate_nvfp4)(const at::Tensor& x, float scale);
+  at::Tensor (*simulate_mx)(const at::Tensor& x, Codec codec);
 
   at::Tensor (*int4_to_row_pairs)(const at::Tensor& codes);
   at::Tensor (*int4_from_row_pairs)(const at::Tensor& bytes);

@@ -21,6 +21,11 @@ at::Tensor nearest_codes(Codec codec, const at::Tensor& x) {
     case Codec::fp8_rows:
     case Codec::fp8_blocks:
       break;
+    case Codec::mxfp4:
+    case Codec::mxfp6:
+    case Codec::mxfp8:
+    case Codec::mxint8:
+      fail("scales and codes of {} are not searched", codec_name(codec));
   }
   return x.clamp(-kFp8Max, kFp8Max).to(at::kFloat8_e4m3fn).to(at::kFloat);
 }

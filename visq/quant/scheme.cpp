@@ -14,6 +14,14 @@ const char* input_format_name(InputFormat format) {
       return "nvfp4";
     case InputFormat::fp8_tokens:
       return "fp8_e4m3 per token";
+    case InputFormat::mxfp4:
+      return "mxfp4";
+    case InputFormat::mxfp6:
+      return "mxfp6";
+    case InputFormat::mxfp8:
+      return "mxfp8";
+    case InputFormat::mxint8:
+      return "mxint8";
     case InputFormat::none:
       break;
   }
@@ -55,6 +63,11 @@ double Scheme::bits_per_weight() const {
       return 4 + 8.0 / static_cast<double>(block);
     case Codec::fp8_blocks:
       return 8 + 32.0 / static_cast<double>(block * block);
+    case Codec::mxfp4:
+    case Codec::mxfp6:
+    case Codec::mxfp8:
+    case Codec::mxint8:
+      return static_cast<double>(mx_bits(weight)) + 8.0 / static_cast<double>(block);
     case Codec::fp8_e4m3:
     case Codec::fp8_rows:
     case Codec::int8:
@@ -182,6 +195,41 @@ const std::vector<Preset>& presets() {
        "FP4 E2M1, blocks of 16",
        "FP4 E2M1, blocks of 16",
        "nvfp4 at its most accurate"},
+      {"int8",
+       {.weight = Codec::int8, .input = InputFormat::int8},
+       "INT8, one scale a row",
+       "INT8, static",
+       "int8_sq without smoothing, to compare with"},
+      {"w4a8_nvfp4_fp8",
+       {.weight = Codec::nvfp4, .block = 32, .input = InputFormat::fp8},
+       "FP4 E2M1, blocks of 32",
+       "FP8 E4M3, static",
+       "4-bit weights with finer inputs; Blackwell"},
+      {"w4a8_mxfp4_fp8",
+       {.weight = Codec::mxfp4, .block = kMxBlock, .input = InputFormat::fp8_tokens},
+       "MXFP4, blocks of 32",
+       "FP8 E4M3, dynamic",
+       "4-bit weights with finer inputs, without calibration data; Blackwell"},
+      {"mxfp4",
+       {.weight = Codec::mxfp4, .block = kMxBlock, .input = InputFormat::mxfp4},
+       "MXFP4, blocks of 32",
+       "MXFP4, blocks of 32",
+       "the open 4-bit format, to compare with nvfp4"},
+      {"mxfp6",
+       {.weight = Codec::mxfp6, .block = kMxBlock, .input = InputFormat::mxfp6},
+       "MXFP6 E3M2, blocks of 32",
+       "MXFP6 E3M2, blocks of 32",
+       "to study what six bits would give"},
+      {"mxfp8",
+       {.weight = Codec::mxfp8, .block = kMxBlock, .input = InputFormat::mxfp8},
+       "MXFP8 E4M3, blocks of 32",
+       "MXFP8 E4M3, blocks of 32",
+       "8 bits on Blackwell, without calibration data"},
+      {"mxint8",
+       {.weight = Codec::mxint8, .block = kMxBlock, .input = InputFormat::mxint8},
+       "MXINT8, blocks of 32",
+       "MXINT8, blocks of 32",
+       "to study the most precise 8 bits"},
   };
   return all;
 }
@@ -210,6 +258,10 @@ float input_format_max(InputFormat format) {
       return 127;
     case InputFormat::nvfp4:
       return kNvfp4Max;
+    case InputFormat::mxfp4:
+    case InputFormat::mxfp6:
+    case InputFormat::mxfp8:
+    case InputFormat::mxint8:
     case InputFormat::none:
       break;
   }
@@ -226,6 +278,14 @@ at::Tensor simulate_input(InputFormat format, const at::Tensor& x, float scale) 
       return simulate_nvfp4(x, scale);
     case InputFormat::fp8_tokens:
       return simulate_fp8_tokens(x);
+    case InputFormat::mxfp4:
+      return simulate_mx(x, Codec::mxfp4);
+    case InputFormat::mxfp6:
+      return simulate_mx(x, Codec::mxfp6);
+    case InputFormat::mxfp8:
+      return simulate_mx(x, Codec::mxfp8);
+    case InputFormat::mxint8:
+      return simulate_mx(x, Codec::mxint8);
     case InputFormat::none:
       break;
   }

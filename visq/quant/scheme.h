@@ -9,9 +9,9 @@
 
 namespace visq {
 
-/// Number format of a linear's input. Scales are per tensor and calibrated; those of fp8_tokens are one a
-/// token, which the engine computes from the token.
-enum class InputFormat { none, fp8, int8, nvfp4, fp8_tokens };
+/// Number format of a linear's input. Scales are per tensor and calibrated, except those that the engine
+/// computes from what it quantizes: one a token of fp8_tokens, one a block of the MX formats.
+enum class InputFormat { none, fp8, int8, nvfp4, fp8_tokens, mxfp4, mxfp6, mxfp8, mxint8 };
 enum class Solver { max, smoothquant, awq };
 /// How the scales of a weight are found: from the largest magnitude, or by the smallest squared error of the
 /// weights, or of the outputs; or so that the largest magnitude becomes 6 or 4 (nvfp4).
@@ -25,7 +25,7 @@ const char* solver_name(Solver solver);
 
 struct Scheme {
   Codec weight = Codec::fp8_e4m3;
-  int64_t block = 0;              ///< int4, nvfp4, fp8_blocks: columns that share a scale
+  int64_t block = 0;              ///< int4, nvfp4, MX, fp8_blocks: columns that share a scale
   bool fp8_second_stage = false;  ///< W4A8: the int4 values are rounded to E4M3 again before the product
   InputFormat input = InputFormat::none;
   Solver solver = Solver::max;
@@ -37,7 +37,12 @@ struct Scheme {
   bool packs_by_gram() const { return scales == ScaleSearch::output_error || rounding == Rounding::gptq; }
   bool needs_gram() const { return solver == Solver::awq || packs_by_gram(); }
   /// Whether there is an input scale to be found and stored.
-  bool has_input_scale() const { return input != InputFormat::none && input != InputFormat::fp8_tokens; }
+  bool has_input_scale() const {
+    return input == InputFormat::fp8 || input == InputFormat::int8 || input == InputFormat::nvfp4;
+  }
+  /// nvfp4: what code · block scale reaches at the largest weight. Beside FP8 inputs kernels turn weights
+  /// into FP8 before scale_2 (spec/quantization.md §4.1).
+  float nvfp4_range() const { return input == InputFormat::fp8 ? kFp8Max : kNvfp4Max; }
   bool needs_calibration() const { return has_input_scale() || solver != Solver::max || packs_by_gram(); }
   /// Whether numbers of both schemes are stored alike, whatever found them.
   bool stored_like(const Scheme& other) const;
@@ -63,7 +68,8 @@ const Preset& preset_of(const Scheme& scheme);
 
 /// Greatest input of a linear under `format` when its input scale is 1 (448, 127, 2688).
 float input_format_max(InputFormat format);
-/// What an engine does to a linear's input.
+/// What an engine does to a linear's input. Where it takes one scale from all tokens that happen to be in a
+/// batch (w4a8_mxfp4_fp8), each token gets its own here, so that a result does not depend on the batch.
 /// @param scale  amax / input_format_max(format); not used where the scheme has no input scale
 at::Tensor simulate_input(InputFormat format, const at::Tensor& x, float scale);
 

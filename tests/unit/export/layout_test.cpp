@@ -44,6 +44,45 @@ TEST(ModelOptLayout, TensorsPerFormat) {
   EXPECT_EQ(shapes(layout, "w4a16_nvfp4", true), (Shapes{{"m.weight", at::kByte, {256, 256}},
                                                          {"m.weight_scale", at::kFloat8_e4m3fn, {256, 32}},
                                                          {"m.weight_scale_2", at::kFloat, {}}}));
+  EXPECT_EQ(shapes(layout, "int8", true), (Shapes{{"m.weight", at::kChar, {256, 512}},
+                                                  {"m.weight_scale", at::kFloat, {256}},
+                                                  {"m.input_scale", at::kFloat, {}}}));
+  EXPECT_EQ(shapes(layout, "w4a8_nvfp4_fp8", true), (Shapes{{"m.weight", at::kByte, {256, 256}},
+                                                            {"m.weight_scale", at::kFloat8_e4m3fn, {256, 16}},
+                                                            {"m.weight_scale_2", at::kFloat, {}},
+                                                            {"m.input_scale", at::kFloat, {}}}));
+  for (const char* preset : {"mxfp4", "w4a8_mxfp4_fp8"})
+    EXPECT_EQ(shapes(layout, preset, true),
+              (Shapes{{"m.weight", at::kByte, {256, 256}}, {"m.weight_scale", at::kByte, {256, 16}}}));
+  EXPECT_EQ(shapes(layout, "mxfp8", true),
+            (Shapes{{"m.weight", at::kFloat8_e4m3fn, {256, 512}}, {"m.weight_scale", at::kByte, {256, 16}}}));
+  // Ours alone.
+  EXPECT_EQ(shapes(layout, "mxfp6", true),
+            (Shapes{{"m.weight", at::kByte, {256, 384}}, {"m.weight_scale", at::kByte, {256, 16}}}));
+  EXPECT_EQ(shapes(layout, "mxint8", true),
+            (Shapes{{"m.weight", at::kChar, {256, 512}}, {"m.weight_scale", at::kByte, {256, 16}}}));
+}
+
+// spec/export.md §3.3.
+TEST(ModelOptLayout, NamesOfTheFormatsWithBlocksOf32) {
+  for (const auto& [preset, name] :
+       std::vector<std::pair<const char*, const char*>>{{"w4a8_nvfp4_fp8", "W4A8_NVFP4_FP8"},
+                                                        {"w4a8_mxfp4_fp8", "W4A8_MXFP4_FP8"},
+                                                        {"mxfp8", "MXFP8"},
+                                                        {"mxfp4", "mxfp4"}}) {
+    const Json config = modelopt_layout().quantization_config(
+        {find_preset(preset).scheme, KvCacheFormat::none, {"lm_head"}, {}, {}});
+    EXPECT_EQ(config.at("quant_algo"), name);
+    EXPECT_EQ(config.at("group_size"), 32);
+    EXPECT_FALSE(config.contains("config_groups"));
+    EXPECT_FALSE(config.contains("pre_quant_scale"));
+  }
+}
+
+TEST(Layouts, FormatsThatNoEngineReadsSaySo) {
+  for (const char* preset : {"mxfp4", "mxfp6", "mxint8"})
+    for (const Layout* layout : layouts())
+      EXPECT_TRUE(layout->engines(find_preset(preset).scheme).empty()) << preset;
 }
 
 // The rows of spec/export.md §5.2.
@@ -102,6 +141,9 @@ TEST(Layouts, AutoPicksTheOneThatTheMostEnginesRead) {
   EXPECT_EQ(chosen("int8_wo"), "compressed-tensors");
   EXPECT_EQ(chosen("w4a16"), "compressed-tensors");
   EXPECT_EQ(chosen("w4a16_nvfp4"), "modelopt");
+  EXPECT_EQ(chosen("int8"), "compressed-tensors");
+  for (const char* preset : {"w4a8_nvfp4_fp8", "w4a8_mxfp4_fp8", "mxfp4", "mxfp6", "mxfp8", "mxint8"})
+    EXPECT_EQ(chosen(preset), "modelopt");
 }
 
 TEST(Layouts, AskingForOneThatDoesNotHoldTheFormatIsRefused) {

@@ -121,6 +121,8 @@ INSTANTIATE_TEST_SUITE_P(Widths, CodecTwins, ::testing::ValuesIn(targets()),
 // Whole vectors, tails, single columns; runs longer than the 256 values that the kernels take at a time.
 const std::vector<int64_t> kWidths = {1, 7, 16, 33, 250, 1040};
 const std::vector<int64_t> kBlockWidths = {16, 48, 272, 528};
+const std::vector<int64_t> kWideBlockWidths = {32, 96, 288, 544};
+const std::vector<Codec> kMx = {Codec::mxfp4, Codec::mxfp6, Codec::mxfp8, Codec::mxint8};
 
 TEST_P(CodecTwins, FindTheSameMaximum) {
   for_weights(kWidths,
@@ -192,14 +194,65 @@ TEST_P(CodecTwins, EncodeTheSameIntegers) {
 }
 
 TEST_P(CodecTwins, EncodeTheSameNvfp4) {
-  for_weights(kBlockWidths, [&](const at::Tensor& w) {
-    for (const float amax : {std::max(aten.absolute_maximum(w), kSmallestAmax), 0.5f, 2688.0f}) {
-      const EncodedMatrix a = cpu.encode_nvfp4(w, amax / kNvfp4Max),
-                          b = aten.encode_nvfp4(w, amax / kNvfp4Max);
+  for (const int64_t block : {16, 32})
+    for_weights(block == 16 ? kBlockWidths : kWideBlockWidths, [&](const at::Tensor& w) {
+      for (const float amax : {std::max(aten.absolute_maximum(w), kSmallestAmax), 0.5f, 2688.0f})
+        for (const float range : {kNvfp4Max, kFp8Max}) {
+          const EncodedMatrix a = cpu.encode_nvfp4(w, block, amax / range),
+                              b = aten.encode_nvfp4(w, block, amax / range);
+          ASSERT_EQ(a.scale.size(1), w.size(1) / block);
+          EXPECT_TRUE(same_bits(a.scale, b.scale));
+          EXPECT_TRUE(same_bits(a.codes, b.codes));
+          const at::Tensor scale_2 = at::scalar_tensor(amax / range, at::kFloat);
+          EXPECT_TRUE(same_bits(cpu.decode_nvfp4(a.codes, a.scale, scale_2, at::kBFloat16),
+                                aten.decode_nvfp4(a.codes, a.scale, scale_2, at::kBFloat16)));
+        }
+    });
+}
+
+TEST_P(CodecTwins, EncodeDecodeAndSimulateTheSameMx) {
+  for (const Codec codec : kMx) {
+    SCOPED_TRACE(codec_name(codec));
+    for_weights({32, 288}, [&](const at::Tensor& w) {
+      const EncodedMatrix a = cpu.encode_mx(w, codec), b = aten.encode_mx(w, codec);
+      EXPECT_TRUE(a.finite && b.finite);
       EXPECT_TRUE(same_bits(a.scale, b.scale));
       EXPECT_TRUE(same_bits(a.codes, b.codes));
+      for (const at::ScalarType dtype : kTypes)
+        EXPECT_TRUE(same_bits(cpu.decode_mx(a.codes, a.scale, codec, dtype),
+                              aten.decode_mx(a.codes, a.scale, codec, dtype)));
+
+      const at::Tensor x = w.view({5, 1, -1}).clone();
+      x[1][0][3] = std::numeric_limits<float>::quiet_NaN();
+      x[2][0][5] = -std::numeric_limits<float>::infinity();
+      const at::Tensor y = cpu.simulate_mx(x, codec);
+      EXPECT_TRUE(same_bits(y, aten.simulate_mx(x, codec)));
+      EXPECT_TRUE(at::isnan(y[1][0].slice(0, 0, 32)).all().item<bool>());
+      EXPECT_EQ(at::isnan(y).sum().item<int64_t>(), 32);
+      EXPECT_EQ(y[2][0][5].item<float>(), -mx_max(codec));
+    });
+    for (const float bad :
+         {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+      at::Tensor w = at::ones({3, 544});
+      w[2][543] = bad;
+      EXPECT_FALSE(cpu.encode_mx(w, codec).finite);
+      EXPECT_FALSE(aten.encode_mx(w, codec).finite);
     }
-  });
+  }
+}
+
+TEST_P(CodecTwins, DecodeEveryMxCodeWithEveryScaleTheSameWay) {
+  for (const Codec codec : kMx) {
+    SCOPED_TRACE(codec_name(codec));
+    const int64_t codes = 256 * 32 * mx_bits(codec) / 8;  // a row of 32 values a scale
+    const at::Tensor bytes = at::arange(codes, at::kInt).to(at::kByte).view({256, -1}).view(mx_dtype(codec));
+    const at::Tensor scale = at::arange(256, at::kInt).to(at::kByte).view({256, 1});
+    for (const at::ScalarType dtype : kTypes) {
+      const at::Tensor values = cpu.decode_mx(bytes, scale, codec, dtype);
+      EXPECT_TRUE(same_bits(values, aten.decode_mx(bytes, scale, codec, dtype)));
+      EXPECT_TRUE(at::isnan(values[255]).all().item<bool>());
+    }
+  }
 }
 
 TEST_P(CodecTwins, DecodeTheSameValues) {
@@ -292,6 +345,16 @@ int nearest(const std::vector<double>& magnitudes, float v) {
   }
   return static_cast<int>(best);
 }
+
+std::vector<double> e3m2_magnitudes() {
+  std::vector<double> values;
+  for (int code = 0; code < 32; ++code) {
+    const int exponent = code >> 2, mantissa = code & 3;
+    values.push_back(exponent == 0 ? mantissa / 16.0 : std::ldexp(4 + mantissa, exponent - 5));
+  }
+  return values;
+}
+const std::vector<double> kE3m2 = e3m2_magnitudes();
 
 int fp8_code(float v) { return nearest(kE4m3, v) + (std::signbit(v) ? 0x80 : 0); }
 int fp4_code(float v) { return nearest(kE2m1, v) + (v < 0 ? 8 : 0); }
@@ -415,6 +478,46 @@ TEST_P(CodecTwins, EncodeLikeThePlainReference) {
   });
 }
 
+// One value of a block: the element that real = element · 2^exponent gives back.
+double mx_element(Codec codec, float v, bool on_disk) {
+  const auto signed_value = [&](double magnitude) { return std::signbit(v) ? -magnitude : magnitude; };
+  const std::vector<double>& values = codec == Codec::mxfp4 ? kE2m1 : codec == Codec::mxfp6 ? kE3m2 : kE4m3;
+  if (codec == Codec::mxint8) return std::clamp(int_code(v, 127), -127, 127);
+  int code = nearest(values, v);
+  if (codec == Codec::mxfp4 && on_disk && code > 0) {  // ties to the smaller magnitude
+    const auto i = static_cast<size_t>(code);
+    if (std::abs(v) == (values[i - 1] + values[i]) / 2) --code;
+  }
+  return signed_value(values[static_cast<size_t>(code)]);
+}
+
+TEST_P(CodecTwins, PackAndSimulateMxLikeThePlainReference) {
+  for (const Codec codec : kMx) {
+    SCOPED_TRACE(codec_name(codec));
+    for_weights({96, 288}, [&](const at::Tensor& weight) {
+      const at::Tensor wide = weight.to(at::kFloat).contiguous();
+      const float* w = wide.const_data_ptr<float>();
+      const PackedTensor packed = pack_mx(weight, codec);
+      const at::Tensor values = dequantize(packed), simulated = simulate_mx(wide, codec);
+      ASSERT_EQ(packed.scale.size(1), weight.size(1) / 32);
+      for (int64_t b = 0; b < wide.numel() / 32; ++b) {
+        const float ratio = largest(w + b * 32, 32) / mx_max(codec);
+        int exponent = -127;  // the smallest power of two that is not below the ratio
+        while (exponent < 127 && std::ldexp(1.0, exponent) < ratio) ++exponent;
+        ASSERT_EQ(packed.scale.const_data_ptr<uint8_t>()[b], exponent + 127) << b;
+        for (int64_t i = b * 32; i < (b + 1) * 32; ++i) {
+          const float v = static_cast<float>(std::ldexp(static_cast<double>(w[i]), -exponent));
+          const auto real = [&](bool on_disk) {
+            return static_cast<float>(std::ldexp(mx_element(codec, v, on_disk), exponent));
+          };
+          ASSERT_EQ(values.const_data_ptr<float>()[i], real(true)) << i;
+          ASSERT_EQ(simulated.const_data_ptr<float>()[i], real(false)) << i;
+        }
+      }
+    });
+  }
+}
+
 TEST_P(CodecTwins, SimulateWhatPackingAndDequantizingGives) {
   for_weights({48, 272}, [&](const at::Tensor& x) {
     const at::ScalarType dtype = x.scalar_type();
@@ -434,6 +537,13 @@ TEST(CodecThreads, DoNotChangeTheResult) {
     at::set_num_threads(threads);
     std::vector<at::Tensor> results = {simulate_fp8(w, 0.01f), simulate_int8(w, 0.02f),
                                        simulate_nvfp4(w, 0.001f), simulate_fp8_tokens(w)};
+    for (const Codec codec : kMx) {
+      const at::Tensor whole_blocks = w.slice(1, 0, 1024).contiguous();
+      const PackedTensor packed = pack_mx(whole_blocks, codec);
+      for (const at::Tensor& result :
+           {packed.codes, packed.scale, dequantize(packed), simulate_mx(whole_blocks, codec)})
+        results.push_back(result);
+    }
     for (const PackedTensor& packed :
          {pack_fp8(w), pack_fp8_rows(w), pack_fp8_blocks(w), pack_int8(w), pack_int4(w, 16), pack_nvfp4(w)}) {
       results.push_back(packed.codes);
@@ -479,6 +589,15 @@ TEST(CodecDevices, GiveTheSameBytes) {
         EXPECT_TRUE(same_bits(simulate_fp8_tokens(w), simulate_fp8_tokens(on_device).cpu()));
         EXPECT_TRUE(same_bits(simulate_int8(w, scale), simulate_int8(on_device, scale).cpu()));
         EXPECT_TRUE(same_bits(simulate_nvfp4(w, scale / 6), simulate_nvfp4(on_device, scale / 6).cpu()));
+        const at::Tensor twice = at::cat({w, w}, 1), twice_there = twice.to(at::kCUDA);
+        for (const Codec codec : kMx) {
+          SCOPED_TRACE(codec_name(codec));
+          const PackedTensor a = pack_mx(twice, codec), b = pack_mx(twice_there, codec);
+          EXPECT_TRUE(same_bits(a.codes, b.codes.cpu()));
+          EXPECT_TRUE(same_bits(a.scale, b.scale.cpu()));
+          EXPECT_TRUE(same_bits(dequantize(a, dtype), dequantize(b, dtype).cpu()));
+          EXPECT_TRUE(same_bits(simulate_mx(twice, codec), simulate_mx(twice_there, codec).cpu()));
+        }
       }
 }
 

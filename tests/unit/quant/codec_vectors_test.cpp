@@ -183,6 +183,125 @@ TEST(Nvfp4, SimulatesZerosAsZeros) {
   EXPECT_EQ(floats_of(simulate_nvfp4(at::zeros({1, 32}), 1.0f / 2688)), Floats(32, 0.0f));
 }
 
+TEST(Nvfp4, InBlocksOf32KeepsTheProductOfCodeAndScaleWithinFp8) {
+  Floats row(64, 0.0f);
+  row[0] = 12;
+  row[33] = -3;
+  const PackedTensor packed = pack_nvfp4(matrix({row}), std::nullopt, 32, kFp8Max);
+  EXPECT_EQ(packed.scale_2.item<float>(), 12.0f / 448);
+  EXPECT_EQ(floats_of(packed.scale), (Floats{72, 18}));  // 448/6 = 74.67 → 72; 112/6 = 18.67 → 18
+  EXPECT_EQ(packed.block, 32);
+  EXPECT_EQ(nibbles_of(packed.codes)[0], 7);
+  EXPECT_EQ(nibbles_of(packed.codes)[33], 15);
+  EXPECT_FLOAT_EQ(dequantize(packed)[0][0].item<float>(), 6 * 72 * (12.0f / 448));
+  EXPECT_THROW(pack_nvfp4(matrix({row}), std::nullopt, 64), Error);
+}
+
+// MX: quantization.md §3.5, §5.6, §5.10, Q10; export.md §9.
+
+/// A block of 32, zeros at its end.
+at::Tensor block_of(Floats values) {
+  values.resize(32, 0.0f);
+  return matrix({values});
+}
+
+Bytes first(Bytes bytes, size_t n) {
+  bytes.resize(n);
+  return bytes;
+}
+
+TEST(Mxfp4, RoundsTiesDownAndGivesZeroTheSignBit) {
+  const PackedTensor packed = pack_mx(block_of({0, .25f, .75f, 1.75f, 2.5f, 3.5f, 5, 6}), Codec::mxfp4);
+  EXPECT_EQ(bytes_of(packed.scale), Bytes{127});
+  EXPECT_EQ(first(bytes_of(packed.codes), 5), (Bytes{0x08, 0x31, 0x54, 0x76, 0x88}));
+  const at::Tensor w = block_of({6, 0, -.1f, .25f, .75f, 1.25f, 1.75f, 2.5f, 3.5f, 5, -.75f, -5, -0.0f});
+  EXPECT_EQ(first(bytes_of(pack_mx(w, Codec::mxfp4).codes), 7),
+            (Bytes{0x87, 0x08, 0x21, 0x43, 0x65, 0xE9, 0x88}));
+}
+
+TEST(Mxfp4, SimulatesTiesToEven) {
+  const at::Tensor x = block_of({.25f, .75f, 1.25f, 1.75f, 2.5f, 3.5f, 5, 6, -.75f});
+  const Floats values = floats_of(simulate_mx(x, Codec::mxfp4));
+  EXPECT_EQ(Floats(values.begin(), values.begin() + 9), (Floats{0, 1, 1, 2, 2, 4, 4, 6, -1}));
+  EXPECT_EQ(dequantize(pack_mx(x, Codec::mxfp4))[0][1].item<float>(), 0.5f);
+}
+
+TEST(Mx, PacksZeroBlocksWithTheSmallestScale) {
+  const at::Tensor zeros = at::zeros({2, 32}, at::kBFloat16);
+  for (const Codec codec : {Codec::mxfp4, Codec::mxfp6, Codec::mxfp8, Codec::mxint8}) {
+    const PackedTensor packed = pack_mx(zeros, codec);
+    EXPECT_EQ(bytes_of(packed.scale), (Bytes{0, 0}));
+    EXPECT_EQ(bytes_of(packed.codes),
+              Bytes(static_cast<size_t>(8 * mx_bits(codec)), codec == Codec::mxfp4 ? 0x88 : 0));
+    EXPECT_EQ(floats_of(dequantize(packed)), Floats(64, 0.0f));
+    EXPECT_EQ(floats_of(simulate_mx(zeros, codec)), Floats(64, 0.0f));
+  }
+}
+
+TEST(Mxfp8, DoublesTheScaleJustAbove448) {
+  const PackedTensor packed = pack_mx(block_of({450, 448, -449, 17}), Codec::mxfp8);
+  EXPECT_EQ(bytes_of(packed.scale), Bytes{128});
+  const Floats codes = floats_of(packed.codes);
+  EXPECT_EQ(Floats(codes.begin(), codes.begin() + 4), (Floats{224, 224, -224, 8}));
+  EXPECT_EQ(bytes_of(pack_mx(block_of({448}), Codec::mxfp8).scale), Bytes{127});
+}
+
+TEST(Mx, TakesTheExactPowerOfTwoOneUlpAboveAPower) {
+  // amax / fmax = 2^10 · (1 + 2^-23): a logarithm in f32 says 10, and 448 · 2^10 would not hold it (§5.6).
+  for (const Codec codec : {Codec::mxfp4, Codec::mxfp6, Codec::mxfp8}) {
+    const float power = mx_max(codec) * 0x1p10f;
+    EXPECT_EQ(bytes_of(pack_mx(block_of({power}), codec).scale), Bytes{137});
+    EXPECT_EQ(bytes_of(pack_mx(block_of({std::nextafter(power, 1e9f)}), codec).scale), Bytes{138});
+  }
+}
+
+TEST(Mx, ScalesReachFromDenormalsToTheLargestNumbers) {
+  for (const Codec codec : {Codec::mxfp4, Codec::mxfp6, Codec::mxfp8}) {
+    const auto byte_of = [&](double ratio) {
+      return bytes_of(pack_mx(block_of({static_cast<float>(ratio * mx_max(codec))}), codec).scale).front();
+    };
+    EXPECT_EQ(byte_of(0x1p-127), 0);
+    EXPECT_EQ(byte_of(0x1.8p-127), 1);
+    EXPECT_EQ(byte_of(0x1p-126), 1);
+    EXPECT_EQ(byte_of(0x1.8p-126), 2);
+  }
+  EXPECT_EQ(bytes_of(pack_mx(block_of({3e38f}), Codec::mxfp4).scale), Bytes{253});  // 5e37 ≤ 2^126
+}
+
+TEST(Mxfp6, PacksFourColumnsInThreeBytes) {
+  // 28, 0, 2^-4 and −1.75 are the codes 31, 0, 1 and 32 + 15.
+  const PackedTensor packed = pack_mx(block_of({28, 0, 0x1p-4f, -1.75f, -28}), Codec::mxfp6);
+  EXPECT_EQ(bytes_of(packed.scale), Bytes{127});
+  // 011111 | 000000 | 000001 | 101111 from the lowest bits: 0x1F + (1 << 12) + (0x2F << 18) = 0xBC101F.
+  EXPECT_EQ(first(bytes_of(packed.codes), 6), (Bytes{0x1F, 0x10, 0xBC, 0x3F, 0x00, 0x00}));
+  EXPECT_EQ(packed.codes.sizes(), (at::IntArrayRef{1, 24}));
+}
+
+TEST(Mxfp6, RoundsHalvesToEven) {
+  const at::Tensor x = block_of({28, 26, 22, 1.125f, 1.375f, 0x1p-5f, 0x3p-5f, -27.9f});
+  const Floats values = floats_of(dequantize(pack_mx(x, Codec::mxfp6)));
+  EXPECT_EQ(Floats(values.begin(), values.begin() + 8), (Floats{28, 24, 24, 1, 1.5f, 0, 0x1p-3f, -28}));
+  EXPECT_EQ(floats_of(simulate_mx(x, Codec::mxfp6)), values);
+}
+
+TEST(Mxint8, RoundsHalvesToEvenAndIntegersStandForThemselves) {
+  const PackedTensor packed = pack_mx(block_of({127, 0.5f, 1.5f, -2.5f, -127}), Codec::mxint8);
+  EXPECT_EQ(bytes_of(packed.scale), Bytes{127});
+  const Codes codes = ints_of(packed.codes);
+  EXPECT_EQ(Codes(codes.begin(), codes.begin() + 5), (Codes{127, 0, 2, -2, -127}));
+  EXPECT_EQ(bytes_of(pack_mx(block_of({128}), Codec::mxint8).scale), Bytes{128});
+}
+
+TEST(Mx, RefusesWhatItCannotHold) {
+  for (const Codec codec : {Codec::mxfp4, Codec::mxfp6, Codec::mxfp8, Codec::mxint8}) {
+    EXPECT_NE(message_of([&] { pack_mx(at::ones({2, 48}), codec); }).find("block of 32"), std::string::npos);
+    EXPECT_THROW(simulate_mx(at::ones({2, 48}), codec), Error);
+    at::Tensor w = at::ones({3, 160});
+    w[2][133] = -std::numeric_limits<float>::infinity();
+    EXPECT_NE(message_of([&] { pack_mx(w, codec); }).find("the first at element 453"), std::string::npos);
+  }
+}
+
 // INT8: quantization.md §5.4, §3.1.
 
 TEST(Int8, RoundsHalvesToEven) {

@@ -9,12 +9,12 @@
 #include "visq/core/parallel.h"
 #include "visq/quant/codec_backend.h"
 #include "visq/quant/cpu/codec_kernels.h"
-#include "visq/quant/cpu/nibbles.h"
+#include "visq/quant/cpu/narrow_codes.h"
 
 namespace visq {
 namespace {
 
-constexpr int64_t kRun = 256;  // elements: whole NVFP4 blocks, as many as share a vector of block scales
+constexpr int64_t kRun = 256;           // elements: whole blocks of 16 or 32
 constexpr int64_t kGrain = 128 * kRun;  // elements worth a thread
 
 /// body(begin, end) for element ranges that start at multiples of kRun.
@@ -120,15 +120,30 @@ EncodedMatrix encode_int(const at::Tensor& weight, int64_t block, int code_max, 
   return result;
 }
 
-EncodedMatrix encode_nvfp4(const at::Tensor& weight, float scale_2) {
+EncodedMatrix encode_nvfp4(const at::Tensor& weight, int64_t block, float scale_2) {
   const int64_t rows = weight.size(0), columns = weight.size(1);
   EncodedMatrix result{at::empty({rows, columns / 2}, at::kByte),
-                       at::empty({rows, columns / 16}, at::kFloat8_e4m3fn)};
+                       at::empty({rows, columns / block}, at::kFloat8_e4m3fn)};
   for_runs(weight.numel(), [&](int64_t begin, int64_t end) {
-    kernels::encode_nvfp4(at_element(weight, begin), weight.scalar_type(), end - begin, scale_2,
+    kernels::encode_nvfp4(at_element(weight, begin), weight.scalar_type(), end - begin, block, scale_2,
                           bytes_of_mutable(result.codes) + begin / 2,
-                          bytes_of_mutable(result.scale) + begin / 16);
+                          bytes_of_mutable(result.scale) + begin / block);
   });
+  return result;
+}
+
+EncodedMatrix encode_mx(const at::Tensor& weight, Codec codec) {
+  const int64_t rows = weight.size(0), columns = weight.size(1), bits = mx_bits(codec);
+  EncodedMatrix result{at::empty({rows, columns * bits / 8}, mx_dtype(codec)),
+                       at::empty({rows, columns / kMxBlock}, at::kByte)};
+  std::atomic<bool> finite = true;
+  for_runs(weight.numel(), [&](int64_t begin, int64_t end) {
+    const float amax = kernels::encode_mx(at_element(weight, begin), weight.scalar_type(), end - begin, codec,
+                                          bytes_of_mutable(result.codes) + begin * bits / 8,
+                                          bytes_of_mutable(result.scale) + begin / kMxBlock);
+    if (!std::isfinite(amax)) finite = false;
+  });
+  result.finite = finite;
   return result;
 }
 
@@ -174,10 +189,21 @@ at::Tensor decode_int(const at::Tensor& codes, const at::Tensor& scale, at::Scal
 at::Tensor decode_nvfp4(const at::Tensor& codes, const at::Tensor& scale, const at::Tensor& scale_2,
                         at::ScalarType dtype) {
   at::Tensor values = at::empty({codes.size(0), codes.size(1) * 2}, dtype);
+  const int64_t block = values.size(1) / scale.size(1);
   const float factor = scale_2.item<float>();
   for_runs(values.numel(), [&](int64_t begin, int64_t end) {
-    kernels::decode_nvfp4(bytes_of(codes) + begin / 2, bytes_of(scale) + begin / 16, end - begin, factor,
-                          dtype, at_element_mutable(values, begin));
+    kernels::decode_nvfp4(bytes_of(codes) + begin / 2, bytes_of(scale) + begin / block, end - begin, block,
+                          factor, dtype, at_element_mutable(values, begin));
+  });
+  return values;
+}
+
+at::Tensor decode_mx(const at::Tensor& codes, const at::Tensor& scale, Codec codec, at::ScalarType dtype) {
+  const int64_t bits = mx_bits(codec);
+  at::Tensor values = at::empty({codes.size(0), codes.size(1) * 8 / bits}, dtype);
+  for_runs(values.numel(), [&](int64_t begin, int64_t end) {
+    kernels::decode_mx(bytes_of(codes) + begin * bits / 8, bytes_of(scale) + begin / kMxBlock, end - begin,
+                       codec, dtype, at_element_mutable(values, begin));
   });
   return values;
 }
@@ -189,6 +215,15 @@ at::Tensor simulate(const at::Tensor& x, float scale) {
   at::Tensor y = at::empty(x.sizes(), x.scalar_type());
   for_runs(x.numel(), [&](int64_t begin, int64_t end) {
     kernel(at_element(x, begin), x.scalar_type(), end - begin, scale, at_element_mutable(y, begin));
+  });
+  return y;
+}
+
+at::Tensor simulate_mx(const at::Tensor& x, Codec codec) {
+  at::Tensor y = at::empty(x.sizes(), x.scalar_type());
+  for_runs(x.numel(), [&](int64_t begin, int64_t end) {
+    kernels::simulate_mx(at_element(x, begin), x.scalar_type(), end - begin, codec,
+                         at_element_mutable(y, begin));
   });
   return y;
 }
@@ -276,14 +311,17 @@ const CodecBackend& cpu_codecs() {
       .encode_fp8_blocks = encode_fp8_blocks,
       .encode_int = encode_int,
       .encode_nvfp4 = encode_nvfp4,
+      .encode_mx = encode_mx,
       .decode_fp8 = decode_fp8,
       .decode_fp8_blocks = decode_fp8_blocks,
       .decode_int = decode_int,
       .decode_nvfp4 = decode_nvfp4,
+      .decode_mx = decode_mx,
       .simulate_fp8 = simulate<kernels::simulate_fp8>,
       .simulate_fp8_tokens = simulate_fp8_tokens,
       .simulate_int8 = simulate<kernels::simulate_int8>,
       .simulate_nvfp4 = simulate<kernels::simulate_nvfp4>,
+      .simulate_mx = simulate_mx,
       .int4_to_row_pairs = int4_to_row_pairs,
       .int4_from_row_pairs = int4_from_row_pairs,
       .int4_to_words = int4_to_words,
