@@ -190,7 +190,7 @@ const std::vector<Preset>& presets() {
         .block = kNvfp4Block,
         .input = InputFormat::nvfp4,
         .solver = Solver::awq,
-        .scales = ScaleSearch::mse,
+        .scales = ScaleSearch::output_error,
         .rounding = Rounding::gptq},
        "FP4 E2M1, blocks of 16",
        "FP4 E2M1, blocks of 16",
