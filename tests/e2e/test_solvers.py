@@ -47,6 +47,15 @@ def test_each_solver_lowers_the_divergence(visq, demo, solved):
     assert kl["nvfp4_gptq"] < kl["nvfp4"]
 
 
+@pytest.mark.parametrize("format", ["int4_awq_full", "int4_gptq", "int4_awq_gptq"])
+def test_what_looks_at_the_inputs_needs_data(visq, demo, tmp_path, format):
+    result = visq("quantize", demo / "model", "-f", format, "--calib", "none", "--kv-cache", "none", "-o", tmp_path / "out",
+                  check=False)
+    assert result.returncode == 2
+    assert f"--format {format}: " in result.stderr and "needs calibration data; give --calib FILE" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_bytes_do_not_depend_on_the_number_of_threads(visq, demo, solved, tmp_path):
     visq("quantize", demo / "model", "-f", "int4_awq_gptq,nvfp4_gptq", "--calib", demo / "calibration.jsonl",
          "--kv-cache", "none", "-o", tmp_path, "--threads", 3)

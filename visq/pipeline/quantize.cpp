@@ -246,8 +246,12 @@ std::vector<Plan> plans_of(const QuantizeOptions& options, KvCacheFormat kv_cach
     plans.push_back(plan_of(Recipe::from_preset(preset, kv_cache, options.only, options.skip), preset,
                             find_layout(options.layout, preset),
                             options.formats.size() == 1 ? options.out : options.out / format));
-    if (!options.calibration && preset.scheme.has_input_scale())
+    if (options.calibration) continue;
+    // Schemes that only smooth round without it (--calib none).
+    if (preset.scheme.has_input_scale())
       fail("--format {}: its input scales need calibration data; give --calib FILE", format);
+    if (preset.scheme.packs_by_gram())
+      fail("--format {}: {} needs calibration data; give --calib FILE", format, preset.scheme.solvers());
   }
   return plans;
 }
