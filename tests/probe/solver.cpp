@@ -23,7 +23,8 @@ int main(int argc, char** argv) {
       visq::solve_awq({weight}, x.abs().mean(0), at::mm(x.t(), x), 128, fake_quantize);
   const at::Tensor gram = at::mm(x.t(), x);
   const visq::PackedTensor int4 = visq::pack_int4(weight, 128), nvfp4 = visq::pack_nvfp4(weight);
-  const visq::PackedTensor solved = visq::gptq(weight, gram, int4, {.activation_order = false});
+  const visq::PackedTensor solved =
+      visq::gptq(weight, visq::gptq_factor(gram, {.activation_order = false}), int4);
   const auto searched = [&](visq::ScaleSearch search) {
     return visq::search_scales(search, nvfp4, weight, gram, at::kFloat).scale;
   };

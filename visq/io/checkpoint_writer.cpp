@@ -268,7 +268,7 @@ void CheckpointWriter::write_index() const {
   const nlohmann::json index{{"metadata", {{"total_size", total_bytes_}}},
                              {"weight_map", std::move(weight_map)}};
   OutputFile file(weights_directory() / kIndex);
-  file.write_at(0, json_text(index, 2) + "\n");
+  file.write_at(0, index.dump(2) + "\n");
   file.close();
 }
 

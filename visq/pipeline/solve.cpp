@@ -63,13 +63,17 @@ PackedTensor pack(const Scheme& scheme, const at::Tensor& weight, float group_am
   fail("unknown codec");
 }
 
-// By the scheme's solvers of scales and codes.
+// By the scheme's solvers of scales and codes. `factor` is that of `gram`, made by the first of a group.
 PackedTensor pack_solved(const Scheme& scheme, const at::Tensor& weight, float group_amax,
-                         at::ScalarType scale_dtype, const at::Tensor& gram) {
+                         at::ScalarType scale_dtype, const at::Tensor& gram,
+                         std::optional<GptqFactor>& factor) {
   if (scheme.scales == ScaleSearch::four_over_six) group_amax = four_over_six_amax(group_amax);
   PackedTensor packed = pack(scheme, weight, group_amax, scale_dtype);
   packed = search_scales(scheme.scales, packed, weight, gram, scale_dtype);
-  if (scheme.rounding == Rounding::gptq) packed = gptq(weight.to(at::kFloat), gram, packed);
+  if (scheme.rounding == Rounding::gptq) {
+    if (!factor) factor = gptq_factor(gram);
+    packed = gptq(weight.to(at::kFloat), *factor, packed);
+  }
   return packed;
 }
 
@@ -324,12 +328,13 @@ std::vector<SolvedLinear> pack_together(const Plan& plan, const Checkpoint& chec
   if (has_matrix_scale(scheme.weight))
     for (size_t i = 0; i < sites.size(); ++i) amax = std::max(amax, named(i, absolute_maximum));
   float dequantized_amax = 0;
+  std::optional<GptqFactor> factor;
   std::vector<SolvedLinear> packed;
   for (size_t i = 0; i < sites.size(); ++i) {
     const at::ScalarType scale_dtype = plan.layout->scale_dtype(sites[i]->linear.source_dtype);
     PackedLinear linear;
-    linear.weight =
-        named(i, [&](const at::Tensor& w) { return pack_solved(scheme, w, amax, scale_dtype, gram); });
+    linear.weight = named(
+        i, [&](const at::Tensor& w) { return pack_solved(scheme, w, amax, scale_dtype, gram, factor); });
     if (input_scale) linear.input_scale = rounded(*input_scale, scale_dtype);
     if (scheme.fp8_second_stage)
       dequantized_amax = std::max(dequantized_amax, absolute_maximum(dequantize(linear.weight)));

@@ -5,7 +5,6 @@
 #include <algorithm>
 
 #include "visq/core/error.h"
-#include "visq/core/parallel.h"
 #include "visq/core/tiled.h"
 #include "visq/quant/grid.h"
 
@@ -57,15 +56,20 @@ at::Tensor round_rows(Codec codec, const at::Tensor& weight, const at::Tensor& s
 
 }  // namespace
 
-PackedTensor gptq(const at::Tensor& weight, const at::Tensor& gram, const PackedTensor& scales,
-                  const GptqOptions& options) {
-  const int64_t rows = weight.size(0), columns = weight.size(1);
-  if (!gram.defined() || gram.size(0) != columns) fail("GPTQ needs the Gram matrix of the weight's inputs");
-  if (gram.diagonal().max().item<float>() <= 0) return scales;  // no input: every rounding is as good
+GptqFactor gptq_factor(const at::Tensor& gram, const GptqOptions& options) {
+  if (!gram.defined()) fail("GPTQ needs the Gram matrix of the weight's inputs");
   const at::Tensor order = options.activation_order
                                ? std::get<1>(gram.diagonal().sort(/*stable=*/true, 0, /*descending=*/true))
-                               : at::arange(columns, gram.options().dtype(at::kLong));
-  const at::Tensor factor = upper_factor(gram.index_select(0, order).index_select(1, order), options.damping);
+                               : at::arange(gram.size(0), gram.options().dtype(at::kLong));
+  if (gram.diagonal().max().item<float>() <= 0) return {order, {}};
+  return {order, upper_factor(gram.index_select(0, order).index_select(1, order), options.damping)};
+}
+
+PackedTensor gptq(const at::Tensor& weight, const GptqFactor& factor, const PackedTensor& scales) {
+  const int64_t rows = weight.size(0);
+  const at::Tensor& order = factor.order;
+  if (order.size(0) != weight.size(1)) fail("GPTQ: the Gram matrix is not of the weight's inputs");
+  if (!factor.factor.defined()) return scales;  // no input: every rounding is as good
   const at::Tensor step = steps_of(scales).expand({rows, -1}).repeat_interleave(step_columns(scales), 1);
   const at::Tensor ordered = weight.index_select(1, order), steps = step.index_select(1, order);
   const at::Tensor values = at::empty_like(ordered);
@@ -73,8 +77,8 @@ PackedTensor gptq(const at::Tensor& weight, const at::Tensor& gram, const Packed
   const int64_t share = weight.is_cpu() ? kRows : rows;
   parallel_tiles(rows, share, [&](int64_t begin, int64_t count) {
     values.narrow(0, begin, count)
-        .copy_(
-            round_rows(scales.codec, ordered.narrow(0, begin, count), steps.narrow(0, begin, count), factor));
+        .copy_(round_rows(scales.codec, ordered.narrow(0, begin, count), steps.narrow(0, begin, count),
+                          factor.factor));
   });
   return repack(scales, values.index_select(1, order.argsort()));
 }

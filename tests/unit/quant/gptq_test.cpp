@@ -31,7 +31,7 @@ TEST(Gptq, LowersTheOutputErrorOfEveryCodecUnderTheSameScales) {
   at::manual_seed(1);
   const at::Tensor w = at::randn({192, 256}) * 0.05, gram = gram_of(correlated_inputs(600, 256));
   for (const PackedTensor& nearest : packings(w)) {
-    const PackedTensor solved = gptq(w, gram, nearest);
+    const PackedTensor solved = gptq(w, gptq_factor(gram), nearest);
     EXPECT_LT(loss(solved, w, gram), 0.8 * loss(nearest, w, gram)) << codec_name(nearest.codec);
     EXPECT_TRUE(at::equal(solved.scale.to(at::kFloat), nearest.scale.to(at::kFloat)));
     EXPECT_EQ(solved.codes.scalar_type(), nearest.codes.scalar_type());
@@ -58,7 +58,7 @@ TEST(Gptq, EqualsTheUpdateByTheInverse) {
     if (j + 1 < n) rest.narrow(1, j + 1, n - j - 1).addr_(error, u[j].slice(0, j + 1), 1, -1);
   }
   const at::Tensor solved =
-      dequantize(gptq(w, gram, scales, {.activation_order = false, .damping = damping}));
+      dequantize(gptq(w, gptq_factor(gram, {.activation_order = false, .damping = damping}), scales));
   const double other = (solved - values).abs().gt(1e-6).to(at::kDouble).mean().item<double>();
   EXPECT_LT(other, 0.002);  // roundings at a tie of one or the other
 }
@@ -67,17 +67,17 @@ TEST(Gptq, SurvivesASingularGramMatrix) {
   at::manual_seed(3);
   const at::Tensor w = at::randn({32, 256}), x = at::randn({3, 256});
   x.narrow(1, 100, 50).zero_();  // channels that never carried anything
-  const PackedTensor nearest = pack_int4(w, 128), solved = gptq(w, gram_of(x), nearest);
+  const PackedTensor nearest = pack_int4(w, 128), solved = gptq(w, gptq_factor(gram_of(x)), nearest);
   EXPECT_TRUE(dequantize(solved).isfinite().all().item<bool>());
   EXPECT_LE(loss(solved, w, gram_of(x)), loss(nearest, w, gram_of(x)));
-  EXPECT_TRUE(at::equal(gptq(w, at::zeros({256, 256}), nearest).codes, nearest.codes));
+  EXPECT_TRUE(at::equal(gptq(w, gptq_factor(at::zeros({256, 256})), nearest).codes, nearest.codes));
 }
 
 TEST(Gptq, RefusesStatisticsThatAreNotFinite) {
   const at::Tensor w = at::randn({8, 128}), gram = at::eye(128);
   gram[5][5] = std::numeric_limits<float>::infinity();
-  EXPECT_THROW(gptq(w, gram, pack_int4(w, 128)), Error);
-  EXPECT_THROW(gptq(w, at::eye(64), pack_int4(w, 128)), Error);
+  EXPECT_THROW(gptq(w, gptq_factor(gram), pack_int4(w, 128)), Error);
+  EXPECT_THROW(gptq(w, gptq_factor(at::eye(64)), pack_int4(w, 128)), Error);
 }
 
 TEST(Gptq, GivesTheSameCodesForAnyNumberOfThreads) {
@@ -85,10 +85,10 @@ TEST(Gptq, GivesTheSameCodesForAnyNumberOfThreads) {
   const at::Tensor w = at::randn({520, 640}) * 0.05, gram = gram_of(correlated_inputs(900, 640));
   const PackedTensor scales = pack_nvfp4(w);
   set_threads(1);
-  const at::Tensor expected = gptq(w, gram, scales).codes;
+  const at::Tensor expected = gptq(w, gptq_factor(gram), scales).codes;
   for (const int threads : {2, 3, 5}) {
     set_threads(threads);
-    EXPECT_TRUE(at::equal(gptq(w, gram, scales).codes, expected)) << threads;
+    EXPECT_TRUE(at::equal(gptq(w, gptq_factor(gram), scales).codes, expected)) << threads;
   }
   set_threads(0);
 }
