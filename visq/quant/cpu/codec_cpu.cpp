@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <mutex>
 
 #include "visq/core/parallel.h"
 #include "visq/quant/codec_backend.h"
@@ -46,12 +47,14 @@ uint8_t* bytes_of_mutable(const at::Tensor& x) { return static_cast<uint8_t*>(x.
 float larger(float a, float b) { return std::isnan(a) || a > b ? a : b; }
 
 float absolute_maximum(const at::Tensor& x) {
-  return at::parallel_reduce(
-      0, x.numel(), kGrain, 0.0f,
-      [&](int64_t begin, int64_t end, float so_far) {
-        return larger(so_far, kernels::absolute_maximum(at_element(x, begin), x.scalar_type(), end - begin));
-      },
-      larger);
+  float largest = 0;
+  std::mutex mutex;
+  for_runs(x.numel(), [&](int64_t begin, int64_t end) {
+    const float part = kernels::absolute_maximum(at_element(x, begin), x.scalar_type(), end - begin);
+    const std::lock_guard lock(mutex);
+    largest = larger(largest, part);
+  });
+  return largest;
 }
 
 at::Tensor encode_fp8(const at::Tensor& weight, float scale) {
