@@ -47,6 +47,8 @@ class CheckpointWriter {
   CheckpointWriter(const CheckpointWriter&) = delete;
   CheckpointWriter& operator=(const CheckpointWriter&) = delete;
 
+  /// Which file a planned tensor goes to, from 0.
+  size_t shard_of(const std::string& name) const { return places_[index_of(name)].shard; }
   /// A tensor on any device: it is copied to the CPU if need be.
   /// @throws Error when the name is not planned, was written before, or dtype/shape/size differ from the plan
   void write(const std::string& name, const at::Tensor& tensor);

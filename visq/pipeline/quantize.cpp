@@ -47,27 +47,41 @@ class ParentFolder {
 };
 
 // Source tensors that go over byte for byte: planned under their own name, neither quantized nor rewritten.
-// Largest first, so that no thread is left alone with the embedding at the end.
-std::vector<std::string> verbatim_tensors(const Output& output, const Checkpoint& checkpoint) {
+// By the shard that they are written to: writes to one file wait for each other, so a thread that copies a
+// shard by itself keeps no other from its work. The largest shard first.
+std::vector<std::vector<std::string>> verbatim_tensors(const Output& output, const Checkpoint& checkpoint) {
   std::set<std::string> written = output.rewritten;
   for (const Site& site : output.plan.sites) written.insert(site.linear.module + ".weight");
-  std::vector<std::string> names;
-  for (const PlannedTensor& tensor : output.plan.tensors)
-    if (checkpoint.contains(tensor.name) && !written.contains(tensor.name)) names.push_back(tensor.name);
-  std::ranges::stable_sort(names, std::greater{},
-                           [&](const std::string& name) { return checkpoint.info(name).bytes(); });
+  struct Copies {
+    std::vector<std::string> names;
+    uint64_t bytes = 0;
+  };
+  std::map<size_t, Copies> shards;
+  for (const PlannedTensor& tensor : output.plan.tensors) {
+    if (!checkpoint.contains(tensor.name) || written.contains(tensor.name)) continue;
+    Copies& copies = shards[output.writer->shard_of(tensor.name)];
+    copies.names.push_back(tensor.name);
+    copies.bytes += tensor.bytes();
+  }
+  std::vector<Copies> sorted;
+  for (auto& [shard, copies] : shards) sorted.push_back(std::move(copies));
+  std::ranges::stable_sort(sorted, std::greater{}, &Copies::bytes);
+  std::vector<std::vector<std::string>> names;
+  for (Copies& copies : sorted) names.push_back(std::move(copies.names));
   return names;
 }
 
-void copy_tensor(Output& output, const Checkpoint& checkpoint, const std::string& name) {
-  check_interrupt();
-  output.writer->write(name, checkpoint.bytes(name));
+void copy_tensors(Output& output, const Checkpoint& checkpoint, const std::vector<std::string>& names) {
+  for (const std::string& name : names) {
+    check_interrupt();
+    output.writer->write(name, checkpoint.bytes(name));
+  }
 }
 
 void copy_verbatim(Output& output, const Checkpoint& checkpoint) {
-  const std::vector<std::string> names = verbatim_tensors(output, checkpoint);
-  parallel_jobs(static_cast<int64_t>(names.size()),
-                [&](int64_t i) { copy_tensor(output, checkpoint, names[static_cast<size_t>(i)]); });
+  const auto shards = verbatim_tensors(output, checkpoint);
+  parallel_jobs(static_cast<int64_t>(shards.size()),
+                [&](int64_t i) { copy_tensors(output, checkpoint, shards[static_cast<size_t>(i)]); });
 }
 
 void write_linears(Output& output, const std::vector<SolvedLinear>& linears) {
@@ -98,11 +112,11 @@ void write_layer(Output& output, const Model& model, int64_t layer, const Solved
 // Without calibration the layers do not depend on one another: they are packed side by side, and beside the
 // copies.
 void quantize_without_data(Output& output, const Model& model) {
-  const std::vector<std::string> names = verbatim_tensors(output, model.checkpoint());
-  const auto copies = static_cast<int64_t>(names.size());
+  const auto shards = verbatim_tensors(output, model.checkpoint());
+  const auto copies = static_cast<int64_t>(shards.size());
   std::vector<std::vector<GroupReport>> reports(static_cast<size_t>(model.spec().decoder.layers));
   parallel_jobs(copies + model.spec().decoder.layers, [&](int64_t i) {
-    if (i < copies) return copy_tensor(output, model.checkpoint(), names[static_cast<size_t>(i)]);
+    if (i < copies) return copy_tensors(output, model.checkpoint(), shards[static_cast<size_t>(i)]);
     check_interrupt();
     const int64_t layer = i - copies;
     SolvedLayer solved = LayerSolver(model, layer, nullptr).solve(output.plan);
@@ -114,11 +128,11 @@ void quantize_without_data(Output& output, const Model& model) {
 
 // The same for linears that were found by their names.
 void quantize_by_name(Output& output, const Checkpoint& checkpoint, at::Device device) {
-  const std::vector<std::string> names = verbatim_tensors(output, checkpoint);
-  const auto copies = static_cast<int64_t>(names.size());
+  const auto shards = verbatim_tensors(output, checkpoint);
+  const auto copies = static_cast<int64_t>(shards.size());
   const Plan& plan = output.plan;
   parallel_jobs(copies + static_cast<int64_t>(plan.groups.size()), [&](int64_t i) {
-    if (i < copies) return copy_tensor(output, checkpoint, names[static_cast<size_t>(i)]);
+    if (i < copies) return copy_tensors(output, checkpoint, shards[static_cast<size_t>(i)]);
     check_interrupt();
     std::vector<const Site*> sites;
     std::vector<at::Tensor> weights;
