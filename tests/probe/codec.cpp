@@ -1,5 +1,6 @@
 // probe_codec IN.safetensors OUT.safetensors: packs every matrix of IN with every codec, for
-// tests/parity/test_codecs.py.
+// tests/parity/test_codecs.py; calibrates every KV cache with [tokens, heads, channels] of IN, and reads them
+// back from it, for test_kv_caches.py.
 #include "visq/quant/codec.h"
 
 #include <ATen/ATen.h>
@@ -8,6 +9,7 @@
 #include <exception>
 
 #include "visq/io/safetensors.h"
+#include "visq/quant/kv_format.h"
 
 namespace {
 
@@ -39,6 +41,21 @@ void pack_all(const std::string& name, const at::Tensor& weight, Tensors& out) {
   out.emplace_back(name + ".int4.words", visq::int4_to_words(int4.codes));
 }
 
+void cache_all(const std::string& name, const at::Tensor& states, Tensors& out) {
+  visq::KvCacheStatistics seen;
+  seen.add(states, states);
+  for (const visq::KvFormat& format : visq::kv_formats())
+    for (const bool keys : {true, false}) {
+      const std::string prefix = name + "." + format.name + (keys ? ".key." : ".value.");
+      const visq::KvStatistics& statistics = keys && format.rotated ? seen.rotated_keys : seen.keys;
+      const visq::KvScale scale = visq::solve_kv_scale(format, statistics, states.scalar_type());
+      out.emplace_back(prefix + "scale", scale.scale);
+      if (scale.bias.defined()) out.emplace_back(prefix + "bias", scale.bias);
+      out.emplace_back(prefix + "read", keys ? visq::simulate_keys(format, states, scale)
+                                             : visq::simulate_values(format, states, scale));
+    }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) try {
@@ -49,7 +66,10 @@ int main(int argc, char** argv) try {
   const visq::SafetensorsFile in(argv[1]);
   Tensors out;
   for (const visq::TensorInfo& info : in.tensors())
-    if (info.shape.size() == 2) pack_all(info.name, in.tensor(info), out);
+    if (info.shape.size() == 2)
+      pack_all(info.name, in.tensor(info), out);
+    else if (info.shape.size() == 3)
+      cache_all(info.name, in.tensor(info), out);
   visq::write_safetensors(argv[2], out);
   return 0;
 } catch (const std::exception& error) {

@@ -36,8 +36,7 @@ void run(const Arguments& arguments) {
   const auto quantized = QuantizedCheckpoint::open(output);
   if (!quantized) fail("{}: is not quantized: config.json has no quantization_config", arguments.output);
   std::vector<Engine> engines;
-  const auto names =
-      arguments.engines.empty() ? quantized->layout().engines(quantized->scheme()) : arguments.engines;
+  const auto names = arguments.engines.empty() ? quantized->engines() : arguments.engines;
   for (const std::string& name : names) engines.push_back(parse_engine(name));
 
   const Validation validation = validate(output, source ? &*source : nullptr, engines);

@@ -59,9 +59,9 @@ void run(const std::string& directory, bool json) {
       out["quantization"] = {{"format", preset_of(quantized->scheme()).name},
                              {"layout", quantized->layout().name()},
                              {"linears", quantized_linears},
-                             {"kv_cache", quantized->kv_cache() == KvCacheFormat::fp8 ? "fp8" : "none"},
+                             {"kv_cache", kv_cache_name(quantized->kv_cache())},
                              {"bits_per_weight", quantized->scheme().bits_per_weight()},
-                             {"engines", quantized->layout().engines(quantized->scheme())},
+                             {"engines", quantized->engines()},
                              {"excluded", excluded}};
     for (const auto& [name, part] : parts)
       out["parts"].push_back({{"part", name.substr(2)},
@@ -76,13 +76,13 @@ void run(const std::string& directory, bool json) {
               decoder.kv_heads, decoder.vocab);
   if (quantized) {
     const Preset& preset = preset_of(quantized->scheme());
-    const auto engines = quantized->layout().engines(preset.scheme);
+    const auto engines = quantized->engines();
     visq::print(
         "quantized: {} in the {} layout, {} linears ({}; {:.3g} bits a weight with scales), inputs {}, KV "
         "cache {}; read by {}\n",
         preset.name, quantized->layout().name(), quantized_linears, preset.weight,
         preset.scheme.bits_per_weight(), preset.input,
-        quantized->kv_cache() == KvCacheFormat::fp8 ? "fp8" : "as is",
+        quantized->kv_cache() == KvCacheFormat::none ? "as is" : kv_cache_name(quantized->kv_cache()),
         engines.empty() ? "no engine" : visq::format("{}", fmt::join(engines, ", ")));
     visq::print("excluded: {}\n", fmt::join(excluded, "  "));
   } else {

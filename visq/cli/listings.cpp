@@ -50,6 +50,28 @@ void list_families(Style style) {
   visq::print("\nFormats of every family: {}.\n", joined(formats));
 }
 
+void list_kv_caches(Style style) {
+  Json list = Json::array();
+  std::vector<std::vector<std::string>> rows = {
+      {"KV cache", "keys and values", "bits", "data", "layout", "read by", "when"}};
+  for (const KvFormat& format : kv_formats())
+    for (const Layout* layout : layouts()) {
+      if (!layout->holds(format.format)) continue;
+      const std::vector<std::string> engines = layout->engines(format.format);
+      rows.push_back({format.name, format.values, visq::format("{:.3g}", format.bits()),
+                      format.calibrated ? "needed" : "none", layout->name(), joined(engines), format.serves});
+      list.push_back({{"kv_cache", format.name},
+                      {"values", format.values},
+                      {"bits", format.bits()},
+                      {"needs_calibration", format.calibrated},
+                      {"layout", layout->name()},
+                      {"engines", engines},
+                      {"when", format.serves}});
+    }
+  if (style == Style::json) return visq::print("{}\n", json_text(list, 2));
+  print_table(rows, style, {2});
+}
+
 void list_formats(Style style) {
   Json list = Json::array();
   std::vector<std::vector<std::string>> rows = {
@@ -74,6 +96,8 @@ void list_formats(Style style) {
   }
   if (style == Style::json) return visq::print("{}\n", json_text(list, 2));
   print_table(rows, style, {2});
+  visq::print("\nKV caches (`visq quantize --kv-cache`):\n\n");
+  list_kv_caches(style);
 }
 
 void add_listing(Command& program, const char* name, const char* description, void (*list)(Style)) {
@@ -94,6 +118,7 @@ void add_families_command(Command& program) {
 void add_formats_command(Command& program) {
   add_listing(program, "formats", "lists the formats, where they are stored and who reads them",
               list_formats);
+  add_listing(program, "kv-caches", "lists the formats of the KV cache likewise", list_kv_caches);
 }
 
 }  // namespace visq

@@ -3,6 +3,7 @@
 #include "visq/cli/commands.h"
 #include "visq/cli/options.h"
 #include "visq/core/error.h"
+#include "visq/core/format.h"
 #include "visq/core/log.h"
 #include "visq/core/process.h"
 #include "visq/core/text.h"
@@ -20,10 +21,10 @@ struct Arguments {
   ComputeOptions compute;
 };
 
-KvCacheFormat parse_kv_cache(const std::string& name) {
-  if (name == "fp8") return KvCacheFormat::fp8;
-  if (name == "none") return KvCacheFormat::none;
-  fail("--kv-cache {}: choose fp8 or none", name);
+std::string kv_cache_names() {
+  std::string names;
+  for (const KvFormat& format : kv_formats()) names += format.name + ", ";
+  return names + "none";
 }
 
 void print_json(const QuantizeResult& result) {
@@ -132,8 +133,9 @@ void add_quantize_command(Command& program) {
   command.add_flag("--text-only", arguments->text_only, "calibration data without images is meant so");
   command.add_option(
       "--kv-cache", arguments->kv_cache,
-      "format of the KV cache: fp8 (calibrated scales) or none; default: fp8, but none without --calib "
-      "and a format that needs it");
+      visq::format("format of the KV cache: {}; default: fp8, but none without --calib and a format that "
+                   "needs it",
+                   kv_cache_names()));
   command
       .add_option("--layout", arguments->layout,
                   "auto (the one that most engines read), modelopt, compressed-tensors, hf-fp8")

@@ -17,6 +17,16 @@ at::ScalarType compute_dtype(std::optional<at::ScalarType> asked, at::Device dev
   return at::kFloat;
 }
 
+namespace {
+
+// Scales that are one number stay where they can be read without waiting for the device.
+KvScale on_device(const KvScale& scale, at::Device device) {
+  return {scale.scale.dim() > 0 ? scale.scale.to(device) : scale.scale,
+          scale.bias.defined() ? scale.bias.to(device) : scale.bias};
+}
+
+}  // namespace
+
 Runner::Runner(const std::filesystem::path& directory, at::Device device, std::optional<at::ScalarType> dtype,
                ImageProfile image_profile)
     : checkpoint_(std::make_unique<Checkpoint>(directory)),
@@ -29,12 +39,16 @@ Runner::Runner(const std::filesystem::path& directory, at::Device device, std::o
     check_interrupt();
     layers_.push_back(model_->load_layer(index));
     if (!quantized_ || quantized_->kv_cache() == KvCacheFormat::none) continue;
-    const auto scales = quantized_->kv_scales(model_->names().attention(model_->spec(), index));
-    layers_.back().key_cache = [scale = scales.key](const at::Tensor& keys) {
-      return simulate_fp8(keys, scale);
+    const nn::DecoderSpec& decoder = model_->spec().decoder;
+    const KvScales scales = quantized_->kv_scales(model_->names().attention(model_->spec(), index),
+                                                  decoder.kv_heads, decoder.head_dim);
+    const KvFormat& format = kv_format(quantized_->kv_cache());
+    layers_.back().key_cache = [&format, scale = on_device(scales.key, device)](const at::Tensor& keys) {
+      return simulate_keys(format, keys, scale);
     };
-    layers_.back().value_cache = [scale = scales.value](const at::Tensor& values) {
-      return simulate_fp8(values, scale);
+    layers_.back().value_cache = [&format,
+                                  scale = on_device(scales.value, device)](const at::Tensor& values) {
+      return simulate_values(format, values, scale);
     };
   }
 }

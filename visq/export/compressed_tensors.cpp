@@ -162,8 +162,15 @@ class CompressedTensorsLayout final : public Layout {
     return list;
   }
 
-  KvTensors kv_tensors(const std::string& attention, at::ScalarType source_dtype) const override {
-    return {{attention + ".k_scale", source_dtype, {1}}, {attention + ".v_scale", source_dtype, {1}}};
+  bool holds(KvCacheFormat format) const override { return !engines(format).empty(); }
+  std::vector<std::string> engines(KvCacheFormat format) const override {
+    if (format == KvCacheFormat::fp8_attn_head) return {"vllm"};
+    const bool fp8 = format == KvCacheFormat::fp8 || format == KvCacheFormat::fp8_cast;
+    return fp8 ? std::vector<std::string>{"vllm", "sglang", "tensorrt-llm"} : std::vector<std::string>{};
+  }
+  // Readers make room for the scales that kv_cache_scheme announces, whatever they are.
+  KvStorage kv_storage(at::ScalarType source_dtype) const override {
+    return {".k_", ".v_", source_dtype, {1}, /*unit_scales=*/true};
   }
 
   Json quantization_config(const ExportSummary& summary) const override {
@@ -177,23 +184,22 @@ class CompressedTensorsLayout final : public Layout {
                                           {"output_activations", nullptr}};
     config["ignore"] = ignore_list(summary);
     config["kv_cache_scheme"] = nullptr;
-    if (summary.kv_cache == KvCacheFormat::fp8)
-      config["kv_cache_scheme"] = {{"num_bits", 8},
-                                   {"type", "float"},
-                                   {"symmetric", true},
-                                   {"strategy", "tensor"},
-                                   {"dynamic", false}};
+    if (summary.kv_cache != KvCacheFormat::none)
+      config["kv_cache_scheme"] = {
+          {"num_bits", 8},
+          {"type", "float"},
+          {"symmetric", true},
+          {"strategy", kv_format(summary.kv_cache).per_head ? "attn_head" : "tensor"},
+          {"dynamic", false}};
     config["global_compression_ratio"] = nullptr;
-    config["producer"] = {{"name", "visq"}, {"preset", preset_of(summary.scheme).name}};
+    config["producer"] = producer_of("visq", summary.scheme, summary.kv_cache);
     return config;
   }
 
   std::optional<std::pair<Scheme, KvCacheFormat>> recognise(const Json& config,
                                                             const std::string& origin) const override {
     if (get_or<std::string>(config, "quant_method", "", origin) != "compressed-tensors") return std::nullopt;
-    const auto kv = config.contains("kv_cache_scheme") && config.at("kv_cache_scheme").is_object()
-                        ? KvCacheFormat::fp8
-                        : KvCacheFormat::none;
+    const KvCacheFormat kv = recognise_kv_cache(config, origin);
     const auto format = require<std::string>(config, "format", origin);
     const auto groups = require<Json>(config, "config_groups", origin);
     for (const Held& candidate : held()) {
@@ -204,6 +210,15 @@ class CompressedTensorsLayout final : public Layout {
         return std::pair{named_scheme(config, candidate.preset), kv};
     }
     fail("{}: this compressed-tensors scheme ({}) is not one that visq reads", origin, format);
+  }
+
+  static KvCacheFormat recognise_kv_cache(const Json& config, const std::string& origin) {
+    const auto scheme = get_or<Json>(config, "kv_cache_scheme", nullptr, origin);
+    if (!scheme.is_object()) return KvCacheFormat::none;
+    const auto strategy = get_or<std::string>(scheme, "strategy", "tensor", origin);
+    if (strategy == "attn_head") return KvCacheFormat::fp8_attn_head;
+    if (strategy != "tensor") fail("{}: a kv_cache_scheme of strategy '{}' is not read", origin, strategy);
+    return named_kv_cache(config, KvCacheFormat::fp8);
   }
 
   bool is_quantized(const Checkpoint& checkpoint, const std::string& module) const override {

@@ -32,8 +32,13 @@ class HfFp8Layout final : public Layout {
   }
 
   // Where ModelOpt puts them: loaders look for these names whatever the quantization (spec/export.md §7.3).
-  KvTensors kv_tensors(const std::string& attention, at::ScalarType source_dtype) const override {
-    return modelopt_layout().kv_tensors(attention, source_dtype);
+  bool holds(KvCacheFormat format) const override { return !engines(format).empty(); }
+  std::vector<std::string> engines(KvCacheFormat format) const override {
+    const bool fp8 = format == KvCacheFormat::fp8 || format == KvCacheFormat::fp8_cast;
+    return fp8 ? modelopt_layout().engines(format) : std::vector<std::string>{};
+  }
+  KvStorage kv_storage(at::ScalarType source_dtype) const override {
+    return modelopt_layout().kv_storage(source_dtype);
   }
 
   Json quantization_config(const ExportSummary& summary) const override {
@@ -45,7 +50,7 @@ class HfFp8Layout final : public Layout {
     for (const auto* list : {&summary.unquantized_roots, &summary.other_linears})
       for (const std::string& name : *list)
         if (std::ranges::find(names, Json(name)) == names.end()) names.push_back(name);
-    if (summary.kv_cache == KvCacheFormat::fp8)
+    if (summary.kv_cache != KvCacheFormat::none)
       config["kv_cache_scheme"] = {{"dynamic", false}, {"num_bits", 8}, {"type", "float"}};
     return config;
   }

@@ -8,12 +8,33 @@ const std::vector<const Layout*>& layouts() {
   return all;
 }
 
-const Layout& find_layout(const std::string& name, const Preset& preset) {
+namespace {
+
+/// The layouts that store this KV cache, for errors.
+std::string layouts_with(KvCacheFormat kv_cache) {
+  std::string names;
+  for (const Layout* layout : layouts())
+    if (layout->holds(kv_cache)) names += (names.empty() ? "" : ", ") + std::string(layout->name());
+  return names;
+}
+
+bool holds_cache(const Layout& layout, KvCacheFormat kv_cache) {
+  return kv_cache == KvCacheFormat::none || layout.holds(kv_cache);
+}
+
+}  // namespace
+
+const Layout& find_layout(const std::string& name, const Preset& preset, KvCacheFormat kv_cache) {
   if (name == "auto") {
     const Layout* best = nullptr;
-    for (const Layout* layout : layouts())
+    for (const Layout* layout : layouts()) {
+      if (!layout->holds(preset.scheme) || !holds_cache(*layout, kv_cache)) continue;
       if (best == nullptr || layout->engines(preset.scheme).size() > best->engines(preset.scheme).size())
         best = layout;
+    }
+    if (best == nullptr)
+      fail("--kv-cache {}: stored in these layouts alone: {}; none of them holds {}", kv_cache_name(kv_cache),
+           layouts_with(kv_cache), preset.name);
     return *best;
   }
   std::string known;
@@ -22,6 +43,9 @@ const Layout& find_layout(const std::string& name, const Preset& preset) {
     if (layout->name() != name) continue;
     if (!layout->holds(preset.scheme))
       fail("--layout {}: this layout does not hold {}; use --layout auto", name, preset.name);
+    if (!holds_cache(*layout, kv_cache))
+      fail("--layout {}: it has no place for what --kv-cache {} needs; these have: {}", name,
+           kv_cache_name(kv_cache), layouts_with(kv_cache));
     return *layout;
   }
   fail("--layout {}: choose auto{}", name, known);

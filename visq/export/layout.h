@@ -48,6 +48,25 @@ struct LayoutTensor {
   std::function<at::Tensor(const PackedLinear&)> value;
 };
 
+/// The cache of one attention module, as stored beside it.
+struct QuantizedKvCache {
+  std::string attention;  ///< its name in the files
+  KvCacheFormat format = KvCacheFormat::fp8;
+  int64_t kv_heads = 0, head_dim = 0;
+  at::ScalarType source_dtype = at::kBFloat16;
+};
+struct KvLayoutTensor {
+  PlannedTensor planned;
+  std::function<at::Tensor(const KvScales&)> value;
+};
+/// Where a layout keeps the scales of a KV cache.
+struct KvStorage {
+  const char *key, *value;  ///< between the attention's name and "scale" or "bias"
+  at::ScalarType scale_dtype = at::kFloat;
+  std::vector<int64_t> scalar_shape;  ///< [] or [1]
+  bool unit_scales = false;           ///< scales that are always 1 are stored too
+};
+
 /// A way to store quantized linears. Stateless; one object each.
 class Layout {
  public:
@@ -59,11 +78,14 @@ class Layout {
   /// dtype that scales are stored in, so that they can be rounded to it before codes are computed.
   virtual at::ScalarType scale_dtype(at::ScalarType source_dtype) const = 0;
   virtual std::vector<LayoutTensor> tensors(const QuantizedLinear& linear) const = 0;
-  /// Names of the two scales of a quantized KV cache, and their dtype and shape.
-  struct KvTensors {
-    PlannedTensor key, value;
-  };
-  virtual KvTensors kv_tensors(const std::string& attention_module, at::ScalarType source_dtype) const = 0;
+  virtual bool holds(KvCacheFormat format) const = 0;
+  /// Engines that read a KV cache of this format from this layout.
+  virtual std::vector<std::string> engines(KvCacheFormat format) const = 0;
+  /// Those that read both.
+  std::vector<std::string> engines(const Scheme& scheme, KvCacheFormat kv_cache) const;
+  virtual KvStorage kv_storage(at::ScalarType source_dtype) const = 0;
+  /// None for a format whose scales this layout need not say.
+  std::vector<KvLayoutTensor> kv_tensors(const QuantizedKvCache& cache) const;
   /// The value of config.json's "quantization_config".
   virtual Json quantization_config(const ExportSummary& summary) const = 0;
   /// The key of quantization_config that lists what is not quantized.
@@ -81,6 +103,9 @@ class Layout {
   /// @throws Error naming the tensor when one is missing or misshapen
   virtual PackedLinear read(const Checkpoint& checkpoint, const std::string& module,
                             const Scheme& scheme) const = 0;
+  /// @param cache  source_dtype says nothing here; −1 heads or channels: any number
+  /// @throws Error naming the tensor when one is missing, misshapen, or no plausible number
+  KvScales read_kv(const Checkpoint& checkpoint, const QuantizedKvCache& cache) const;
 };
 
 const Layout& modelopt_layout();
@@ -89,8 +114,9 @@ const Layout& hf_fp8_layout();
 const std::vector<const Layout*>& layouts();
 
 /// @param name  "auto" (the layout that the most engines read), or a layout's name
-/// @throws Error when there is no such layout or it does not hold the scheme
-const Layout& find_layout(const std::string& name, const Preset& preset);
+/// @throws Error when there is no such layout, or it does not hold the scheme or the KV cache
+const Layout& find_layout(const std::string& name, const Preset& preset,
+                          KvCacheFormat kv_cache = KvCacheFormat::none);
 
 /// `config_text` with "quantization_config" added as the last key, everything else as it was.
 /// @throws Error when the text has that key already

@@ -31,20 +31,36 @@ float read_scale(const Checkpoint& checkpoint, const std::string& name) {
 }
 
 namespace {
-std::string named_preset(const Json& quantization_config) {
+/// What the configuration says beside its producer; empty: nothing.
+std::string named(const Json& quantization_config, const char* key) {
   const auto producer = quantization_config.find("producer");
   if (producer == quantization_config.end() || !producer->is_object()) return "";
-  const auto preset = producer->find("preset");
-  return preset != producer->end() && preset->is_string() ? preset->get<std::string>() : "";
+  const auto name = producer->find(key);
+  return name != producer->end() && name->is_string() ? name->get<std::string>() : "";
 }
 }  // namespace
 
 Scheme named_scheme(const Json& quantization_config, const char* preset) {
   const Scheme& scheme = find_preset(preset).scheme;
   for (const Preset& candidate : presets())
-    if (candidate.name == named_preset(quantization_config) && candidate.scheme.stored_like(scheme))
+    if (candidate.name == named(quantization_config, "preset") && candidate.scheme.stored_like(scheme))
       return candidate.scheme;
   return scheme;
+}
+
+KvCacheFormat named_kv_cache(const Json& quantization_config, KvCacheFormat kv_cache) {
+  if (kv_cache == KvCacheFormat::none) return kv_cache;
+  const std::string name = named(quantization_config, "kv_cache");
+  for (const KvFormat& format : kv_formats())
+    if (format.name == name && !format.calibrated && format.nvfp4 == kv_format(kv_cache).nvfp4)
+      return format.format;
+  return kv_cache;
+}
+
+Json producer_of(const char* name, const Scheme& scheme, KvCacheFormat kv_cache) {
+  Json producer = {{"name", name}, {"preset", preset_of(scheme).name}};
+  if (kv_cache != KvCacheFormat::none) producer["kv_cache"] = kv_cache_name(kv_cache);
+  return producer;
 }
 
 at::Tensor scalar_tensor(float value, at::ScalarType dtype, at::IntArrayRef shape) {

@@ -15,6 +15,11 @@ float read_scale(const Checkpoint& checkpoint, const std::string& name);
 /// `preset`'s; otherwise that one. Presets that differ in their solvers alone look alike otherwise.
 Scheme named_scheme(const Json& quantization_config, const char* preset);
 
+/// Likewise of the KV cache: formats whose scales are 1 look like others.
+KvCacheFormat named_kv_cache(const Json& quantization_config, KvCacheFormat kv_cache);
+/// What a configuration of ours says beside its producer.
+Json producer_of(const char* name, const Scheme& scheme, KvCacheFormat kv_cache);
+
 /// Blocks of 128 that cover an extent.
 inline int64_t blocks_of(int64_t extent) { return (extent + kFp8Block - 1) / kFp8Block; }
 

@@ -65,6 +65,33 @@ std::vector<std::string> exclude_modules(const ExportSummary& summary) {
   return entries;
 }
 
+struct KvAlgorithm {
+  const char* name;
+  std::vector<KvCacheFormat> formats;  ///< first: what a configuration of another tool means
+  std::vector<std::string> engines;
+};
+
+// spec/export.md §3.9, §7.2. ModelOpt itself writes FP8 for fp8_affine and NVFP4 for nvfp4_rotate: an engine
+// that knows neither means nor rotation would take their scales for those of the plain formats, which are
+// larger.
+const std::vector<KvAlgorithm>& kv_algorithms() {
+  using enum KvCacheFormat;
+  static const std::vector<KvAlgorithm> all = {
+      {"FP8", {fp8, fp8_cast}, {"vllm", "sglang", "tensorrt-llm"}},
+      {"NVFP4", {nvfp4, nvfp4_cast}, {"sglang", "tensorrt-llm"}},
+      {"NVFP4_AFFINE", {nvfp4_affine}, {}},
+      {"FP8_AFFINE", {fp8_affine}, {}},
+      {"NVFP4_ROTATE", {nvfp4_rotate}, {}},
+  };
+  return all;
+}
+
+const KvAlgorithm* find_kv_algorithm(KvCacheFormat format) {
+  for (const KvAlgorithm& algorithm : kv_algorithms())
+    if (std::ranges::find(algorithm.formats, format) != algorithm.formats.end()) return &algorithm;
+  return nullptr;
+}
+
 class ModelOptLayout final : public Layout {
  public:
   const char* name() const override { return "modelopt"; }
@@ -135,9 +162,12 @@ class ModelOptLayout final : public Layout {
     return list;
   }
 
-  KvTensors kv_tensors(const std::string& attention, at::ScalarType) const override {
-    return {{attention + ".k_proj.k_scale", at::kFloat, {}}, {attention + ".v_proj.v_scale", at::kFloat, {}}};
+  bool holds(KvCacheFormat format) const override { return find_kv_algorithm(format) != nullptr; }
+  std::vector<std::string> engines(KvCacheFormat format) const override {
+    const KvAlgorithm* found = find_kv_algorithm(format);
+    return found != nullptr ? found->engines : std::vector<std::string>{};
   }
+  KvStorage kv_storage(at::ScalarType) const override { return {".k_proj.k_", ".v_proj.v_", at::kFloat, {}}; }
 
   Json quantization_config(const ExportSummary& summary) const override {
     const Scheme& scheme = summary.scheme;
@@ -154,10 +184,12 @@ class ModelOptLayout final : public Layout {
     }
     config["ignore"] = exclude_modules(summary);
     config["quant_algo"] = algorithm_of(scheme).name;
-    if (summary.kv_cache == KvCacheFormat::fp8)
+    if (const Json algorithm = kv_algorithm(summary.kv_cache); algorithm == "FP8")
       config["kv_cache_scheme"] = {{"dynamic", false}, {"num_bits", 8}, {"type", "float"}};
-    config["producer"] = {
-        {"name", "modelopt"}, {"version", kProducerVersion}, {"preset", preset_of(scheme).name}};
+    else if (!algorithm.is_null())
+      config["kv_cache_scheme"] = algorithm;
+    config["producer"] = producer_of("modelopt", scheme, summary.kv_cache);
+    config["producer"]["version"] = kProducerVersion;
     config["quant_method"] = "modelopt";
     // Not written by ModelOpt, but readers of config.json alone cannot build the layer without them (§3.3).
     add_block_keys(config, scheme);
@@ -180,11 +212,9 @@ class ModelOptLayout final : public Layout {
                                                             const std::string& origin) const override {
     if (get_or<std::string>(config, "quant_method", "", origin) != "modelopt") return std::nullopt;
     const auto algo = require<std::string>(config, "quant_algo", origin);
-    const bool fp8_kv = config.contains("kv_cache_scheme") && config.at("kv_cache_scheme").is_object();
     for (const Algorithm& algorithm : algorithms())
       if (algo == algorithm.name)
-        return std::pair{named_scheme(config, algorithm.preset),
-                         fp8_kv ? KvCacheFormat::fp8 : KvCacheFormat::none};
+        return std::pair{named_scheme(config, algorithm.preset), recognise_kv_cache(config, origin)};
     fail("{}: quant_algo '{}' is not one that visq reads", origin, algo);
   }
 
@@ -256,7 +286,17 @@ class ModelOptLayout final : public Layout {
 
  private:
   static Json kv_algorithm(KvCacheFormat format) {
-    return format == KvCacheFormat::fp8 ? Json("FP8") : Json(nullptr);
+    const KvAlgorithm* found = find_kv_algorithm(format);
+    return found != nullptr ? Json(found->name) : Json(nullptr);
+  }
+
+  static KvCacheFormat recognise_kv_cache(const Json& config, const std::string& origin) {
+    const auto scheme = get_or<Json>(config, "kv_cache_scheme", nullptr, origin);
+    if (scheme.is_null()) return KvCacheFormat::none;
+    const std::string name = scheme.is_string() ? scheme.get<std::string>() : "FP8";
+    for (const KvAlgorithm& algorithm : kv_algorithms())
+      if (algorithm.name == name) return named_kv_cache(config, algorithm.formats.front());
+    fail("{}: kv_cache_scheme '{}' is not one that visq reads", origin, name);
   }
 };
 

@@ -3,6 +3,18 @@
 #include "visq/export/layout_parts.h"
 
 namespace visq {
+namespace {
+
+// ModelOpt writes no scales where they are 1, and no other word of it.
+KvCacheFormat with_scales_of_1(KvCacheFormat kv_cache, const Layout& layout, const Checkpoint& checkpoint) {
+  if (kv_cache != KvCacheFormat::fp8 && kv_cache != KvCacheFormat::nvfp4) return kv_cache;
+  const std::string suffix = std::string(layout.kv_storage(at::kFloat).key) + "scale";
+  for (const std::string& name : checkpoint.names())
+    if (name.ends_with(suffix)) return kv_cache;
+  return kv_cache == KvCacheFormat::fp8 ? KvCacheFormat::fp8_cast : KvCacheFormat::nvfp4_cast;
+}
+
+}  // namespace
 
 std::optional<QuantizedCheckpoint> QuantizedCheckpoint::open(const Checkpoint& checkpoint) {
   const CheckpointPart& part = checkpoint.text_model();
@@ -11,10 +23,13 @@ std::optional<QuantizedCheckpoint> QuantizedCheckpoint::open(const Checkpoint& c
   if (config.is_null()) return std::nullopt;
   for (const Layout* layout : layouts())
     if (const auto found = layout->recognise(config, origin))
-      return QuantizedCheckpoint(checkpoint, *layout, found->first, found->second);
+      return QuantizedCheckpoint(checkpoint, *layout, found->first,
+                                 with_scales_of_1(found->second, *layout, checkpoint));
   fail("{}: quant_method '{}' is not one that visq reads", origin,
        get_or<std::string>(config, "quant_method", "", origin));
 }
+
+std::vector<std::string> QuantizedCheckpoint::engines() const { return layout_->engines(scheme_, kv_cache_); }
 
 at::Tensor QuantizedCheckpoint::effective_weight(const PackedLinear& linear) {
   at::Tensor weight = dequantize(linear.weight);
@@ -23,9 +38,9 @@ at::Tensor QuantizedCheckpoint::effective_weight(const PackedLinear& linear) {
   return weight;
 }
 
-QuantizedCheckpoint::KvScales QuantizedCheckpoint::kv_scales(const std::string& attention_module) const {
-  const Layout::KvTensors names = layout_->kv_tensors(attention_module, at::kFloat);
-  return {read_scale(checkpoint_, names.key.name), read_scale(checkpoint_, names.value.name)};
+KvScales QuantizedCheckpoint::kv_scales(const std::string& attention, int64_t kv_heads,
+                                        int64_t head_dim) const {
+  return layout_->read_kv(checkpoint_, {attention, kv_cache_, kv_heads, head_dim});
 }
 
 }  // namespace visq

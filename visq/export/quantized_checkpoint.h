@@ -18,17 +18,18 @@ class QuantizedCheckpoint {
   const Scheme& scheme() const { return scheme_; }
   KvCacheFormat kv_cache() const { return kv_cache_; }
 
+  /// Engines that read both the weights and the KV cache.
+  std::vector<std::string> engines() const;
+
   bool is_quantized(const std::string& module) const { return layout_->is_quantized(checkpoint_, module); }
   PackedLinear read(const std::string& module) const { return layout_->read(checkpoint_, module, scheme_); }
   /// The weight that an engine multiplies with: dequantized, second stage applied; inputs still want
   /// pre_quant_scale.
   static at::Tensor effective_weight(const PackedLinear& linear);
 
-  struct KvScales {
-    float key = 1, value = 1;
-  };
-  /// @param attention_module  "….self_attn"
-  KvScales kv_scales(const std::string& attention_module) const;
+  /// @param attention  "….self_attn";  @param kv_heads, head_dim  the model's, which scales must fit; −1: any
+  /// @throws Error naming the tensor when one is missing, misshapen or no plausible number
+  KvScales kv_scales(const std::string& attention, int64_t kv_heads = -1, int64_t head_dim = -1) const;
 
  private:
   QuantizedCheckpoint(const Checkpoint& checkpoint, const Layout& layout, Scheme scheme,

@@ -1,4 +1,5 @@
 // Rules A (files and configuration), B (names) and C (dtypes and shapes).
+#include <algorithm>
 #include <cstring>
 #include <fstream>
 
@@ -82,6 +83,14 @@ void check_configs(const ValidationContext& context, Validation& validation) {
       findings.expect(std::find(readers.begin(), readers.end(), engine_name(engine)) != readers.end(),
                       "{} does not read {} in the {} layout", engine_name(engine),
                       preset_of(context.quantized.scheme()).name, context.quantized.layout().name());
+    const KvCacheFormat kv_cache = context.quantized.kv_cache();
+    if (kv_cache != KvCacheFormat::none) {
+      const auto kv_readers = context.quantized.layout().engines(kv_cache);
+      for (const Engine engine : context.engines)
+        findings.expect(std::ranges::find(kv_readers, engine_name(engine)) != kv_readers.end(),
+                        "{} does not read a KV cache of {} in the {} layout", engine_name(engine),
+                        kv_cache_name(kv_cache), context.quantized.layout().name());
+    }
   }
   Findings findings(validation, "A6", "quant_method and producer are given");
   findings.expect(inline_config.contains("quant_method"), "config.json: quant_method is missing");
@@ -168,7 +177,8 @@ void check_names(const ValidationContext& context, Validation& validation) {
           "weight",         "weight_packed",    "weight_scale",
           "weight_scale_2", "weight_scale_inv", "weight_global_scale",
           "weight_shape",   "input_scale",      "k_scale",
-          "v_scale",        "pre_quant_scale"};
+          "v_scale",        "k_bias",           "v_bias",
+          "pre_quant_scale"};
       for (const std::string& name : output.names())
         if (!context.source->contains(name))
           findings.expect(kSuffixes.contains(name.substr(name.rfind('.') + 1)), "tensor '{}' is not known",

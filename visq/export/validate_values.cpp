@@ -1,6 +1,7 @@
 // Rules D (scales) and E (values against the source).
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "visq/core/error.h"
@@ -128,15 +129,20 @@ void check_kv_scales(const ValidationContext& context, Validation& validation) {
   Findings findings(validation, "D1", "scales of the KV cache are plausible");
   if (context.quantized.kv_cache() == KvCacheFormat::none)
     return findings.skip("the KV cache is not quantized");
+  const KvFormat& format = kv_format(context.quantized.kv_cache());
+  if (!format.calibrated) return findings.skip("the scales of this format are 1");
   for (const std::string& module : context.linears) {
     if (!module.ends_with(".self_attn.k_proj") && !module.ends_with(".cross_attn.k_proj")) continue;
     const std::string attention = module.substr(0, module.rfind('.'));
-    const std::string key = context.quantized.layout().kv_tensors(attention, at::kFloat).key.name;
-    if (!context.modules.contains(module) && !context.output.contains(key)) continue;  // a tower's attention
-    const auto scales = context.quantized.kv_scales(attention);
-    for (const float scale : {scales.key, scales.value})
-      findings.expect(scale >= kMinScalar && scale <= kMaxScalar, "'{}': KV scale {} is not plausible",
-                      module, scale);
+    const auto tensors = context.quantized.layout().kv_tensors({attention, format.format});
+    const bool stored = std::ranges::any_of(
+        tensors, [&](const KvLayoutTensor& tensor) { return context.output.contains(tensor.planned.name); });
+    if (!context.modules.contains(module) && !stored) continue;  // a tower's attention
+    const KvScales scales = context.quantized.kv_scales(attention);
+    for (const at::Tensor& scale : {scales.key.scale, scales.value.scale})
+      findings.expect(((scale >= kMinScalar) & (scale <= kMaxScalar)).all().item<bool>(),
+                      "'{}': a KV scale between {} and {} is not plausible", module, number(scale.min()),
+                      number(scale.max()));
   }
 }
 

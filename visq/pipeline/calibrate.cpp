@@ -15,12 +15,6 @@ namespace {
 // (the MLP's are several times the hidden states).
 constexpr size_t kChunkRows = 2048;
 
-at::Tensor max_magnitude(const at::Tensor& so_far,
-                         const at::Tensor& states) {  // states: [tokens, kv_heads, head_dim]
-  const at::Tensor largest = states.flatten(1).abs().amax(0).to(at::kFloat);
-  return so_far.defined() ? at::maximum(so_far, largest) : largest;
-}
-
 /// int64: rows of `mask` that are true, and that are false.
 std::pair<at::Tensor, at::Tensor> split_rows(const at::Tensor& mask) {
   return {at::nonzero(mask).squeeze(1), at::nonzero(mask.logical_not()).squeeze(1)};
@@ -116,8 +110,7 @@ LayerStatistics Calibration::run_layer(const nn::DecoderLayer& layer, bool with_
       if (group == nn::InputGroup::mlp_in && !lent_input.defined()) lent_input = x;
     };
     observer.kv = [&](const at::Tensor& keys, const at::Tensor& values) {
-      statistics.key_max = max_magnitude(statistics.key_max, keys);
-      statistics.value_max = max_magnitude(statistics.value_max, values);
+      statistics.kv_cache.add(keys, values);
     };
     observer.router = [&](const at::Tensor& scores) {
       if (!lent_scores.defined()) lent_scores = scores;

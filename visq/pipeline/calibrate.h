@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "visq/families/model.h"
+#include "visq/quant/kv_format.h"
 #include "visq/quant/statistics.h"
 
 namespace visq {
@@ -29,7 +30,7 @@ struct LayerStatistics {
   /// What routed experts read, where the router changes it (Llama 4); else they read inputs[mlp_in].
   Statistics experts_in;
   std::vector<ExpertStatistics> experts;  ///< of a sparse layer
-  at::Tensor key_max, value_max;          ///< f32 [kv_heads · head_dim]: largest magnitude in the cache
+  KvCacheStatistics kv_cache;
 
   /// False for a cross layer when no sample had an image: there is nothing in it.
   bool has_run() const { return of({nn::InputGroup::attn_in}).tokens() > 0; }

@@ -87,6 +87,11 @@ QuantizedLinear describe_linear(const Checkpoint& checkpoint, const std::string&
   return {module, rows, columns, info.dtype, scheme, standalone};
 }
 
+QuantizedKvCache kv_cache_of(const Model& model, int64_t layer, KvCacheFormat format, at::ScalarType dtype) {
+  const nn::DecoderSpec& spec = model.spec().decoder;
+  return {model.names().attention(model.spec(), layer), format, spec.kv_heads, spec.head_dim, dtype};
+}
+
 bool can_fold(const Plan& plan, const nn::DecoderSpec& spec, int64_t layer, const nn::GroupId& id) {
   switch (id.group) {
     case InputGroup::attn_in:
@@ -148,13 +153,18 @@ Plan make_plan(const Model& model, const Recipe& recipe, const Preset& preset, c
     fail("the recipe matches no linear of this model ({}); the linears are named like '{}'",
          describe_rules(recipe), model.names().module(spec, 0, nn::linears(spec.decoder, 0).front()));
   AddedTensors added;
+  if (recipe.kv_cache != KvCacheFormat::none && kv_format(recipe.kv_cache).nvfp4 &&
+      spec.decoder.head_dim % kNvfp4Block != 0)
+    fail("--kv-cache {}: heads of {} channels are no multiple of the block of {}; take fp8",
+         kv_cache_name(recipe.kv_cache), spec.decoder.head_dim, kNvfp4Block);
   if (recipe.kv_cache != KvCacheFormat::none)
     for (int64_t layer = 0; layer < spec.decoder.layers; ++layer) {
       const std::string keys =
           model.names().module(spec, layer, nn::key_rows(spec.decoder).linear) + ".weight";
-      // Keys are cached in FP8 even where the projection itself is left out.
-      const auto kv = layout.kv_tensors(model.names().attention(spec, layer), checkpoint.info(keys).dtype);
-      added[keys] = {kv.key, kv.value};
+      // Keys are quantized even where the projection itself is left out.
+      for (KvLayoutTensor& tensor :
+           layout.kv_tensors(kv_cache_of(model, layer, recipe.kv_cache, checkpoint.info(keys).dtype)))
+        added[keys].push_back(std::move(tensor.planned));
     }
   plan_tensors(plan, checkpoint, added);
   plan.summary = summarize(plan, model);
@@ -188,7 +198,7 @@ void plan_tensors(Plan& plan, const Checkpoint& checkpoint, const AddedTensors& 
 
 std::string describe_plan(const Plan& plan) {
   const Preset& preset = preset_of(plan.scheme);
-  const auto engines = plan.layout->engines(plan.scheme);
+  const auto engines = plan.layout->engines(plan.scheme, plan.recipe.kv_cache);
   uint64_t weights = 0;
   for (const Site& site : plan.sites)
     weights += static_cast<uint64_t>(site.linear.rows * site.linear.columns);
@@ -202,8 +212,8 @@ std::string describe_plan(const Plan& plan) {
       preset.name, plan.directory.string(), plan.layout->name(),
       engines.empty() ? std::string("no engine") : visq::format("{}", fmt::join(engines, ", ")),
       preset.weight, plan.scheme.bits_per_weight(), preset.input, plan.scheme.solvers(),
-      plan.recipe.kv_cache == KvCacheFormat::fp8 ? "fp8" : "none", plan.sites.size(), plan.layers,
-      static_cast<double>(weights) / 1e6, "vision tower, projector, embeddings, norms, lm_head",
+      kv_cache_name(plan.recipe.kv_cache), plan.sites.size(), plan.layers, static_cast<double>(weights) / 1e6,
+      "vision tower, projector, embeddings, norms, lm_head",
       plan.left_out.empty() ? std::string()
                             : visq::format(", and {} linears by --only/--skip", plan.left_out.size()),
       human_bytes(plan.source_bytes), human_bytes(plan.output_bytes),

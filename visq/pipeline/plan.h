@@ -61,6 +61,9 @@ bool can_fold(const Plan& plan, const nn::DecoderSpec& spec, int64_t layer, cons
 QuantizedLinear describe_linear(const Checkpoint& checkpoint, const std::string& module, const Scheme& scheme,
                                 bool standalone);
 
+/// The cache of a layer. @param dtype  of the weights that make the keys
+QuantizedKvCache kv_cache_of(const Model& model, int64_t layer, KvCacheFormat format, at::ScalarType dtype);
+
 /// By the name of a tensor of the files: what is written behind it, or behind what takes its place.
 using AddedTensors = std::unordered_map<std::string, std::vector<PlannedTensor>>;
 /// Lists all that is written, the sites' tensors in place of their weights, and how much that is.

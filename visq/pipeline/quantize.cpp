@@ -99,13 +99,10 @@ void write_layer(Output& output, const Model& model, int64_t layer, const Solved
   if (solved.kv_scales) {
     const std::string keys =
         model.names().module(model.spec(), layer, nn::key_rows(model.spec().decoder).linear);
-    const auto kv = output.plan.layout->kv_tensors(model.names().attention(model.spec(), layer),
-                                                   model.checkpoint().info(keys + ".weight").dtype);
-    const auto write = [&](const PlannedTensor& tensor, float value) {
-      output.writer->write(tensor.name, at::full(tensor.shape, value, at::kFloat).to(tensor.dtype));
-    };
-    write(kv.key, solved.kv_scales->first);
-    write(kv.value, solved.kv_scales->second);
+    const QuantizedKvCache cache = kv_cache_of(model, layer, output.plan.recipe.kv_cache,
+                                               model.checkpoint().info(keys + ".weight").dtype);
+    for (const KvLayoutTensor& tensor : output.plan.layout->kv_tensors(cache))
+      output.writer->write(tensor.planned.name, tensor.value(*solved.kv_scales).to(at::kCPU));
   }
 }
 
@@ -149,14 +146,14 @@ void check_without_images(const Plan& plan, const Model& model, int64_t layer) {
   const bool scheme = std::ranges::any_of(plan.sites, [layer](const Site& site) {
     return site.layer == layer && site.linear.scheme.needs_calibration();
   });
-  if (!scheme && plan.recipe.kv_cache == KvCacheFormat::none) return;
+  if (!scheme && !needs_calibration(plan.recipe.kv_cache)) return;
   const std::string attention = model.names().attention(model.spec(), layer);
   const std::string block = attention.substr(0, attention.rfind('.'));
   fail(
       "{} needs statistics of layer '{}', which runs only for samples with images, and the calibration data "
       "has "
       "none: add some, or say {}--kv-cache none",
-      scheme ? "--format " + plan.recipe.name : "--kv-cache fp8", block,
+      scheme ? "--format " + plan.recipe.name : "--kv-cache " + kv_cache_name(plan.recipe.kv_cache), block,
       scheme ? visq::format("--skip '{}.*' for it and all layers like it, and ", block) : "");
 }
 
@@ -221,6 +218,9 @@ std::vector<Output> open_outputs(const Checkpoint& checkpoint, const std::vector
     if (plan.layout->engines(plan.scheme).empty())
       log_warning(visq::format("no engine reads {} in the {} layout (--layout auto picks one that is read)",
                                plan.recipe.name, plan.layout->name()));
+    else if (plan.layout->engines(plan.scheme, plan.recipe.kv_cache).empty())
+      log_warning(visq::format("no engine reads {} with a KV cache of {} in the {} layout", plan.recipe.name,
+                               kv_cache_name(plan.recipe.kv_cache), plan.layout->name()));
     outputs.push_back(std::move(output));
   }
   return outputs;
@@ -258,7 +258,7 @@ std::vector<Plan> plans_of(const QuantizeOptions& options, KvCacheFormat kv_cach
     const Preset& preset = find_preset(format);
     if (!seen.insert(format).second) fail("--format names {} twice", format);
     plans.push_back(plan_of(Recipe::from_preset(preset, kv_cache, options.only, options.skip), preset,
-                            find_layout(options.layout, preset),
+                            find_layout(options.layout, preset, kv_cache),
                             options.formats.size() == 1 ? options.out : options.out / format));
     if (options.calibration) continue;
     // Schemes that only smooth round without it (--calib none).
@@ -278,12 +278,15 @@ void check_without_model(const Checkpoint& checkpoint, const QuantizeOptions& op
   for (const std::string& format : options.formats)
     if (find_preset(format).scheme.needs_calibration()) reason = "--format " + format;
   if (options.calibration) reason = "--calib";
-  if (options.kv_cache == KvCacheFormat::fp8) reason = "--kv-cache fp8";
+  if (const KvCacheFormat kv_cache = options.kv_cache.value_or(KvCacheFormat::none);
+      kv_cache != KvCacheFormat::none)
+    reason = "--kv-cache " + kv_cache_name(kv_cache);
   if (reason.empty()) return;
   const std::string origin = (checkpoint.directory() / "config.json").string();
   const auto names = get_or<std::vector<std::string>>(checkpoint.config(), "architectures", {}, origin);
   fail(
-      "{}: architecture '{}' is not supported, and {} needs to run the model; formats that need no data work "
+      "{}: architecture '{}' is not supported, and {} needs to know the model; formats that need no data "
+      "work "
       "without: {}; supported are {}",
       origin, names.empty() ? "" : names.front(), reason, without_data, supported_architectures());
 }
@@ -297,8 +300,9 @@ std::vector<Plan> make_plans(const Model& model, const QuantizeOptions& options)
                             const std::filesystem::path& directory) {
                           return make_plan(model, recipe, preset, layout, directory);
                         });
-  if (!options.calibration && kv_cache != KvCacheFormat::none)
-    fail("--kv-cache fp8: its scales need calibration data; give --calib FILE, or say --kv-cache none");
+  if (!options.calibration && needs_calibration(kv_cache))
+    fail("--kv-cache {}: its scales need calibration data; give --calib FILE, or say --kv-cache none",
+         kv_cache_name(kv_cache));
   return plans;
 }
 

@@ -361,6 +361,18 @@ void LayerSolver::pack_group(const Plan& plan, const GroupId& id, const Smoothed
                     std::back_inserter(solved.linears));
 }
 
+KvScales LayerSolver::solve_kv_cache(const KvFormat& format, const SmoothedLayer& smoothed) const {
+  if (!format.calibrated) return {unit_kv_scale(), unit_kv_scale()};
+  const KvCacheStatistics& seen = statistics_->kv_cache;
+  KvStatistics values = seen.values;
+  if (const at::Tensor scale = smoothed.scale_of({InputGroup::attn_out}); scale.defined())
+    values = values.divided_by(heads_.one_each(scale));  // the cache holds what the folded v_proj produces
+  const std::string keys = model_.names().module(model_.spec(), layer_, nn::key_rows(spec_).linear);
+  const at::ScalarType dtype = model_.checkpoint().info(keys + ".weight").dtype;
+  return {solve_kv_scale(format, format.rotated ? seen.rotated_keys : seen.keys, dtype),
+          solve_kv_scale(format, values, dtype)};
+}
+
 SolvedLayer LayerSolver::solve(const Plan& plan) {
   SmoothedLayer smoothed = smooth(plan);
   SolvedLayer solved;
@@ -370,13 +382,8 @@ SolvedLayer LayerSolver::solve(const Plan& plan) {
     pack_group(plan, id, smoothed, scale != scales.end() ? std::optional(scale->second) : std::nullopt,
                solved);
   }
-  if (plan.recipe.kv_cache != KvCacheFormat::none) {
-    at::Tensor value_max = statistics_->value_max;
-    if (const at::Tensor scale = smoothed.scale_of({InputGroup::attn_out}); scale.defined())
-      value_max = value_max / heads_.one_each(scale);  // the cache holds what the folded v_proj produces
-    solved.kv_scales = {scale_for_input(statistics_->key_max.max().item<float>(), InputFormat::fp8),
-                        scale_for_input(value_max.max().item<float>(), InputFormat::fp8)};
-  }
+  if (plan.recipe.kv_cache != KvCacheFormat::none)
+    solved.kv_scales = solve_kv_cache(kv_format(plan.recipe.kv_cache), smoothed);
   solved.rewritten = std::move(smoothed.rewritten);
   solved.reports = std::move(smoothed.reports);
   return solved;

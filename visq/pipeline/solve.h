@@ -53,7 +53,7 @@ std::vector<SolvedLinear> pack_together(const Plan& plan, const Checkpoint& chec
 struct SolvedLayer {
   std::vector<SolvedLinear> linears;
   std::vector<std::pair<std::string, at::Tensor>> rewritten;
-  std::optional<std::pair<float, float>> kv_scales;  ///< key, value
+  std::optional<KvScales> kv_scales;
   std::vector<GroupReport> reports;
 };
 
@@ -89,6 +89,8 @@ class LayerSolver {
                                                                 const SmoothedLayer& smoothed) const;
   void pack_group(const Plan& plan, const nn::GroupId& id, const SmoothedLayer& smoothed,
                   std::optional<float> input_scale, SolvedLayer& solved) const;
+
+  KvScales solve_kv_cache(const KvFormat& format, const SmoothedLayer& smoothed) const;
 
   const Model& model_;
   const nn::DecoderSpec& spec_;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "visq/quant/codec.h"
+#include "visq/quant/kv_format.h"
 
 namespace visq {
 
@@ -18,7 +19,6 @@ enum class Solver { max, smoothquant, awq };
 enum class ScaleSearch { max, mse, output_error, four_over_six };
 /// How weights are rounded under their scales.
 enum class Rounding { nearest, gptq };
-enum class KvCacheFormat { none, fp8 };
 
 const char* input_format_name(InputFormat format);
 const char* solver_name(Solver solver);

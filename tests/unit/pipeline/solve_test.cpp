@@ -28,8 +28,7 @@ struct LayerRun {
     };
     observer.kv = [&](const at::Tensor& keys, const at::Tensor& values) {
       if (statistics == nullptr) return;
-      statistics->key_max = keys.flatten(1).abs().amax(0);
-      statistics->value_max = values.flatten(1).abs().amax(0);
+      statistics->kv_cache.add(keys, values);
     };
     if (statistics != nullptr && spec.is_sparse(layer.index))
       statistics->experts.resize(static_cast<size_t>(spec.experts.count), ExpertStatistics(true));
@@ -169,8 +168,42 @@ TEST(LayerSolver, ValueCacheScaleIsThatOfTheFoldedValues) {
   smooth(layer, model, solver, smoothed);
   LayerStatistics folded(false);
   LayerRun(model, layer, &folded);
-  const float expected = folded.value_max.max().item<float>() / 448;
-  EXPECT_NEAR(solver.solve(plan).kv_scales->second / expected, 1.0, 1e-5);
+  const KvStatistics& values = folded.kv_cache.values;
+  const float expected = at::maximum(-values.min, values.max).max().item<float>() / 448;
+  EXPECT_NEAR(solver.solve(plan).kv_scales->value.scale.item<float>() / expected, 1.0, 1e-5);
+}
+
+TEST(LayerSolver, ACacheThatIsCastNeedsNoStatistics) {
+  const TinyCheckpoint files(at::kFloat);
+  const Checkpoint checkpoint(files.directory());
+  const Model model(checkpoint, at::kCPU, at::kFloat);
+  const Preset& preset = find_preset("int8_wo");
+  const Plan plan = make_plan(model, Recipe::from_preset(preset, KvCacheFormat::fp8_cast), preset,
+                              find_layout("auto", preset, KvCacheFormat::fp8_cast), "out");
+  const SolvedLayer solved = LayerSolver(model, 0, nullptr).solve(plan);
+  EXPECT_EQ(solved.kv_scales->key.scale.item<float>(), 1.0f);
+  EXPECT_EQ(solved.kv_scales->value.scale.item<float>(), 1.0f);
+}
+
+TEST(LayerSolver, MeansOfFoldedValuesAreThoseOfTheCache) {
+  const TinyCheckpoint files(at::kFloat);
+  const Checkpoint checkpoint(files.directory());
+  const Model model(checkpoint, at::kCPU, at::kFloat);
+  LayerStatistics statistics(true);
+  nn::DecoderLayer layer = model.load_layer(0);
+  LayerRun(model, layer, &statistics);
+  const Preset& preset = find_preset("int4_awq");
+  const Plan plan = make_plan(model, Recipe::from_preset(preset, KvCacheFormat::fp8_affine), preset,
+                              find_layout("auto", preset, KvCacheFormat::fp8_affine), "out");
+  EXPECT_STREQ(plan.layout->name(), "modelopt");
+  LayerSolver solver(model, 0, &statistics);
+  const SmoothedLayer smoothed = solver.smooth(plan);
+  smooth(layer, model, solver, smoothed);
+  LayerStatistics folded(false);
+  LayerRun(model, layer, &folded);
+  const KvStatistics& values = folded.kv_cache.values;
+  const at::Tensor means = (values.sum / values.tokens).to(at::kFloat);
+  EXPECT_TRUE(at::allclose(solver.solve(plan).kv_scales->value.bias, means, 1e-4, 1e-6));
 }
 
 }  // namespace
