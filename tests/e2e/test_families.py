@@ -51,6 +51,8 @@ KINDS = {
     "mllama": (mllama_model.make,),
     "llama4": (llama4_model.make,),
     "vila1.5": (Vila, "vila1.5"),
+    "vila1.5-s2": (Vila, "vila1.5-s2"),
+    "vila1.5-intern": (Vila, "vila1.5-intern"),
     "nvila": (Vila, "nvila"),
     "llava_original": (OriginalLlava, "llava_next-mistral"),
     "llava_original-padded": (OriginalLlava, "llava-llama"),

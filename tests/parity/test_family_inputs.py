@@ -31,7 +31,7 @@ PROCESSED = ("llava-llama-clip", "llava-qwen2-siglip", "llava-pixtral", "llava_n
              "smolvlm", "phi4_multimodal")  # fmt: skip
 KINDS = {kind: FORWARD_KINDS[kind] for kind in PROCESSED} | {"llama4": (llama4_model.make,), "mllama": (mllama_model.make,)}
 ORIGINAL = ("llava-llama", "llava-mistral", "llava_next-qwen2", "llava_onevision")
-VILA = ("vila1.5", "vila1.5-pad", "nvila", "nvila-lite")
+VILA = ("vila1.5", "vila1.5-pad", "vila1.5-s2", "vila1.5-intern", "vila1.5-intern-s2", "nvila", "nvila-lite")
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,9 @@ def test_pixels_of_vila_equal_the_description(kind, pictures, probe, tmp_path):
 
     def reference(conversation):
         image = with_pixels(conversation, pictures[0])[0]["content"][0]["image"]
-        return None, images_reference.vila(image, root["image_aspect_ratio"], vila.side, most=root.get("max_tiles", 12), scales=scales)[0]
+        normalized = images_reference.intern_normalized if vila.intern else images_reference.vila_normalized
+        s2, most = root.get("s2", False), root.get("max_tiles", 12)
+        return None, images_reference.vila(image, root["image_aspect_ratio"], vila.side, most=most, scales=scales, s2=s2, normalized=normalized)[0]
 
     compare(probe, vila.save(tmp_path / "model"), pictures, tmp_path, reference)
 

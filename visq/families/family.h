@@ -69,7 +69,7 @@ struct ImageLayout {
     hd,      ///< the mosaic with such rows, a learned separator, then the whole image with such rows (Phi)
     row_breaks,  ///< flat, with a token of text behind each line of the grid (Pixtral)
     tagged,      ///< tile after tile, then the whole image, text around each (Idefics3, Llama 4)
-    scales,      ///< tiles of several scales, stacked on the channels before the projector (VILA dynamic_s2)
+    scales,      ///< tiles of several scales, stacked on the channels before the projector (VILA)
     cross,       ///< not in the sequence: cross layers read the rows, one token stands for the image (Mllama)
   };
   Kind kind = Kind::flat;
@@ -79,6 +79,8 @@ struct ImageLayout {
   int64_t max_tiles = 0;         ///< anyres: larger mosaics shrink to about so many tiles' rows; 0: never
   std::vector<int64_t> scales;   ///< scales: tiles a side of each but the last, which has rows × columns
   int64_t reference_scale = -1;  ///< scales: the one whose grid the others take; −1: the last
+  bool joined_map =
+      false;  ///< scales: the projector reads the map of an image whole, not tile by tile (VILA s2)
   /// Token whose embedding ends the rows of a tile (flat) or of the image (scales): NVILA's line break.
   std::string end_text;           ///< as text; empty: there is none
   std::optional<int64_t> end_id;  ///< filled in by Model, which knows the tokenizer
@@ -147,6 +149,7 @@ struct ModelSpec {
   bool split_at_images = false;      ///< text between images is tokenized piece by piece (Phi-3-vision, VILA)
   bool single_bos = false;           ///< of those pieces only the first has a BOS
   bool template_reads_text = false;  ///< chat templates read content as one text with placeholders (Phi)
+  bool own_prompt = false;  ///< the reference has `prompt` in its code and reads no template (VILA 1.5)
   ImageLayout layout;
   VideoLayout video;
   /// Prompter falls back to vicuna where chatml_images_first meets a tokenizer without <|im_start|>, and

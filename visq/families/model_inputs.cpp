@@ -96,7 +96,8 @@ void Model::check_placeholder(bool video) const {
 
 EncodedSample Model::encode(const Sample& sample, bool with_answer) const {
   const Prompter& prompter = parts_->prompter.get([this] {
-    return Prompter(spec_, tokenizer(), ChatTemplate::load(checkpoint_.text_model().directory));
+    return Prompter(spec_, tokenizer(),
+                    spec_.own_prompt ? std::nullopt : ChatTemplate::load(checkpoint_.text_model().directory));
   });
   return naming(sample, [&] {
     EncodedSample encoded;

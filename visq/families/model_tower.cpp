@@ -191,10 +191,8 @@ at::Tensor Model::pack(const at::Tensor& rows, std::span<const ProcessedImage> i
     at::Tensor own = rows.narrow(0, first, count);
     first += count;
     if (spec_.layout.kind == ImageLayout::Kind::scales) {
-      const nn::Grid tile = image_grids(spec_.vision, image).front();
-      own = stack_scales(spec_, own, image);
-      const std::vector<nn::Grid> blocks(static_cast<size_t>(own.size(0) / (tile.first * tile.second)), tile);
-      own = nn::project(spec_.projector, parts.projector, own, blocks);
+      own = nn::project(spec_.projector, parts.projector, stack_scales(spec_, own, image),
+                        stacked_grids(spec_, image));
     }
     packed.push_back(pack_image(spec_, parts.learned, own, image));
   }

@@ -114,6 +114,7 @@ ImageProcessor image_processor_defaults(Kind kind) {
       p.resize_longest = 1024;
       break;
     case Kind::phi3_v:
+      p.steps.as_to_tensor = true;
       p.resample = Resampling::bilinear;
       p.max_tiles = 16;
       break;

@@ -13,8 +13,6 @@
 namespace visq::nn {
 namespace {
 
-constexpr double kQkNormEps = 1e-6;  // fixed in the reference
-
 /// What the rows of a pass have in common.
 struct Pass {
   at::Tensor cos, sin;                   ///< [rows, head_dim]; undefined without rope
@@ -68,14 +66,16 @@ at::Tensor attend(const VisionSpec& spec, const VisionBlock& block, const at::Te
   const int64_t rows = x.size(0), heads = spec.heads, head_dim = spec.width / spec.heads;
   at::Tensor q, k, v;
   if (spec.fused_qkv) {
-    const at::Tensor qkv = apply(block.qkv, x).view({rows, 3, heads, head_dim});
+    const at::Tensor qkv = apply(block.qkv, x).view({rows, 3, spec.width});
     q = qkv.select(1, 0), k = qkv.select(1, 1), v = qkv.select(1, 2);
   } else {
-    q = apply(block.q, x), k = apply(block.k, x);
-    if (spec.qk_norm) q = rms_norm(q, block.q_norm, kQkNormEps), k = rms_norm(k, block.k_norm, kQkNormEps);
-    q = q.view({rows, heads, head_dim}), k = k.view({rows, heads, head_dim});
-    v = apply(block.v, x).view({rows, heads, head_dim});
+    q = apply(block.q, x), k = apply(block.k, x), v = apply(block.v, x);
   }
+  if (spec.qk_norm) {
+    q = rms_norm(q, block.q_norm, spec.qk_norm_eps);
+    k = rms_norm(k, block.k_norm, spec.qk_norm_eps);
+  }
+  for (at::Tensor* const part : {&q, &k, &v}) *part = part->view({rows, heads, head_dim});
   q = turn(spec, q, pass), k = turn(spec, k, pass);
   return apply(block.out, pass.keys.empty()
                               ? attention(q, k, v, full ? pass.images : pass.windows, /*causal=*/false)

@@ -42,7 +42,8 @@ struct VisionSpec {
   bool class_token = false, pre_norm = false, patch_bias = false;
   bool rms_norm = false, fused_qkv = false, gated_mlp = false;
   bool qkv_bias = true, out_bias = true, mlp_bias = true;
-  bool qk_norm = false;      ///< RMS over all heads together, before they are split (eps 1e-6)
+  bool qk_norm = false;  ///< RMS over all heads together, before they are split
+  double qk_norm_eps = 1e-6;
   bool layer_scale = false;  ///< each branch times a vector
   bool post_norm = false;    ///< layer norm behind the last block; only with empty `feature_layers`
   VisionPositions positions = VisionPositions::table;
