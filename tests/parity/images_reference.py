@@ -90,3 +90,29 @@ def phi3(image, crops=16):
     rows, columns = padded.height // 336, padded.width // 336
     tiles = [pixels[:, r * 336 : r * 336 + 336, c * 336 : c * 336 + 336] for r in range(rows) for c in range(columns)]
     return torch.cat([whole, torch.stack(tiles)]), (rows, columns)
+
+
+def fullest_grid(width, height, side, most):
+    """(columns, rows) of Nemotron-VL: closeness of the aspect times the share of the pixels, of which 0.6 is enough."""
+    grids = {(c, r) for n in range(1, most + 1) for c in range(1, n + 1) for r in range(1, n + 1) if c * r <= most}
+    best, value = (1, 1), -math.inf
+    for columns, rows in sorted(grids, key=lambda grid: grid[0] * grid[1]):
+        own, wanted = columns / rows, width / height
+        current = min((columns * rows * side * side) / (width * height), 0.6) * min(own / wanted, wanted / own)
+        if current > value:
+            best, value = (columns, rows), current
+    return best
+
+
+def nemotron(image, side=512, most=12, thumbnail=True):
+    """models-phi-gemma.md §5.6 → (pixels, (rows, columns)): PIL doubles the image, torchvision resizes it."""
+    from torchvision.transforms.v2 import functional as tv
+
+    image = image.resize((image.width * 2, image.height * 2), Image.Resampling.BILINEAR)
+    columns, rows = fullest_grid(*image.size, side, most)
+    bytes = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    sized = tv.resize(bytes, [rows * side, columns * side], interpolation=tv.InterpolationMode.BILINEAR, antialias=True)
+    tiles = [sized[:, r * side : r * side + side, c * side : c * side + side] for r in range(rows) for c in range(columns)]
+    if thumbnail and len(tiles) > 1:
+        tiles.append(tv.resize(bytes, [side, side], interpolation=tv.InterpolationMode.BILINEAR, antialias=True))
+    return torch.stack(tiles) * (1 / 255), (rows, columns)

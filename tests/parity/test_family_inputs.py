@@ -21,6 +21,7 @@ from test_forward import KINDS as FORWARD_KINDS  # noqa: E402
 from test_forward import encode, run_probe, with_pixels  # noqa: E402
 from test_phi3_vision import CROPS  # noqa: E402
 from test_phi3_vision import make as make_phi3_vision  # noqa: E402
+from nemotron_model import SIDE, TILES, NemotronVL  # noqa: E402
 from vila_models import Vila  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -136,6 +137,14 @@ def test_pixels_of_vila_equal_the_description(kind, pictures, probe, tmp_path):
     compare(probe, vila.save(tmp_path / "model"), pictures, tmp_path, reference)
 
 
+def test_pixels_of_nemotron_vl_equal_the_description(pictures, probe, tmp_path):
+    def reference(conversation):
+        image = with_pixels(conversation, pictures[0])[0]["content"][0]["image"]
+        return None, images_reference.nemotron(image, SIDE, TILES)[0]
+
+    compare(probe, NemotronVL().save(tmp_path / "model"), pictures, tmp_path, reference)
+
+
 def test_pixels_of_phi3_vision_equal_the_description(pictures, probe, tmp_path):
     make_phi3_vision(tmp_path / "model")
 
@@ -149,5 +158,5 @@ def test_pixels_of_phi3_vision_equal_the_description(pictures, probe, tmp_path):
 def test_every_family_is_here(probe):
     visq = probe("inputs").parent / "visq"
     families = json.loads(subprocess.run([visq, "families", "--json"], capture_output=True, check=True).stdout)
-    kinds = [*KINDS, "phi4mm", *(f"llava_original-{kind}" for kind in ORIGINAL), *VILA, "phi3_v"]
+    kinds = [*KINDS, "phi4mm", *(f"llava_original-{kind}" for kind in ORIGINAL), *VILA, "phi3_v", "nemotron_vl"]
     assert not [entry["family"] for entry in families if not any(kind.startswith(entry["family"]) for kind in kinds)]

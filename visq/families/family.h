@@ -22,7 +22,7 @@ struct NameRule {
 /// vicuna: LLaVA 1.5; chatml: Qwen2.5-VL; chatml_images_first: LLaVA with a Qwen2 text model;
 /// paligemma: images, BOS, text, line break; llama_3_2: Llama 3.2 Vision; llama_4: Llama 4; vicuna_v1,
 /// llama_3, hermes_2: VILA 1.5; nvila: NVILA; llava_v1, mistral, qwen_1_5 (and llama_3, hermes_2): LLaVA in
-/// its authors' format.
+/// its authors' format; template_only: the checkpoint has to have a chat template.
 enum class PromptStyle {
   vicuna,
   chatml,
@@ -36,7 +36,8 @@ enum class PromptStyle {
   nvila,
   llava_v1,
   mistral,
-  qwen_1_5
+  qwen_1_5,
+  template_only
 };
 
 /// Stands for a feature row among the token ids where no tokenizer makes it: as in the references of VILA and
@@ -53,7 +54,8 @@ struct TowerNames {
   // Modules below a block.
   std::string norm1 = {}, norm2 = {}, q = {}, k = {}, v = {}, qkv = {}, q_norm = {}, k_norm = {}, out = {};
   std::string fc1 = {}, fc2 = {}, gate = {}, up = {}, down = {};
-  std::string scale1 = {}, scale2 = {};  ///< tensors below a block
+  std::string scale1 = {}, scale2 = {};         ///< tensors below a block
+  std::string pixel_mean = {}, pixel_std = {};  ///< tensors
   // Of joined tiles.
   std::string position_gate = {}, tile_positions = {};  ///< tensors
   std::string pre_tile = {}, post_tile = {};            ///< modules
@@ -144,11 +146,15 @@ struct ModelSpec {
   // Image tokens and prompt.
   int64_t image_token_id = 0;
   std::string image_token;  ///< text of the token that stands for a feature row, e.g. "<image>"
+  bool tokenizer_knows_image =
+      false;  ///< image_token_id is the tokenizer's, filled in by Model (Nemotron-VL)
   /// Text of one image in the prompt, where it is not image_token; "{n}" counts the images from 1.
   std::string image_placeholder;
   bool split_at_images = false;      ///< text between images is tokenized piece by piece (Phi-3-vision, VILA)
   bool single_bos = false;           ///< of those pieces only the first has a BOS
   bool template_reads_text = false;  ///< chat templates read content as one text with placeholders (Phi)
+  std::string behind_placeholder;    ///< in that text, behind each of them
+  bool whole_prompt = false;         ///< the tokenizer adds no special tokens to it: they are all there
   bool own_prompt = false;  ///< the reference has `prompt` in its code and reads no template (VILA 1.5)
   ImageLayout layout;
   VideoLayout video;
@@ -181,6 +187,8 @@ struct Family {
 
 /// All families, in the order they are listed to users.
 const std::vector<Family>& families();
+/// Why an architecture that looks like one of theirs is not supported; "": nothing is known.
+std::string unsupported_reason(const std::string& architecture);
 /// The family of config.json's architecture; nullptr: visq knows none.
 const Family* find_family(const Json& config, const std::string& origin);
 /// "LlavaForConditionalGeneration (LLaVA 1.5 …), …", for errors.

@@ -32,6 +32,13 @@ Model::Model(const Checkpoint& checkpoint, at::Device device, at::ScalarType com
       image_profile_(image_profile),
       parts_(std::make_shared<Parts>()) {
   check_tensors(spec_, names_, checkpoint_, /*with_linears=*/!loader_);
+  if (spec_.tokenizer_knows_image) {
+    const std::optional<int64_t> id = tokenizer().id_of(spec_.image_token);
+    if (!id)
+      fail("{}: the tokenizer does not know '{}', the token that stands for an image",
+           checkpoint_.text_model().directory.string(), spec_.image_token);
+    spec_.image_token_id = *id;
+  }
   ImageLayout& layout = spec_.layout;
   if (layout.end_text.empty()) return;
   const std::vector<int64_t> end = tokenizer().encode(layout.end_text);

@@ -36,7 +36,7 @@ void check_length(const nn::DecoderSpec& decoder, const std::vector<int64_t>& id
 std::vector<int64_t> Model::tokenize_text(const std::string& text) const {
   std::vector<int64_t> ids = tokenizer().encode(text, /*add_special_tokens=*/false);
   const bool has_bos = !ids.empty() && spec_.bos_id == ids.front();
-  if (has_bos || spec_.prompt == PromptStyle::paligemma) return ids;
+  if (has_bos || spec_.whole_prompt) return ids;
   return tokenizer().encode(text, /*add_special_tokens=*/true);
 }
 

@@ -28,13 +28,20 @@ at::Tensor append(const at::Tensor& tiles, const at::Tensor& tile) {
   return at::cat({tiles, tile.unsqueeze(0)});
 }
 
-/// InternVL's rule: the tiles of the closest grid, then the whole image unless there is one tile.
+/// The tiles of a grid, then the whole image unless there is one tile.
+ProcessedImage tiles_and_whole(const ImageProcessor& p, const at::Tensor& image, TileGrid grid,
+                               ImageSize tile, const Stretch& stretch) {
+  at::Tensor tiles = stretched_tiles(image, grid, tile, stretch);
+  if (grid.count() > 1 && p.thumbnail)
+    tiles = append(tiles, resize_image(image, tile, stretch.filter, stretch.profile));
+  return normalized_tiles(p, tiles, grid);
+}
+
+/// InternVL's rule.
 ProcessedImage dynamic_tiles(const ImageProcessor& p, const at::Tensor& image, ImageSize tile,
                              const Stretch& stretch) {
-  const TileGrid grid = closest_grid(size_of(image), tile, p.min_tiles, p.max_tiles);
-  at::Tensor tiles = stretched_tiles(image, grid, tile, stretch);
-  if (grid.count() > 1) tiles = append(tiles, resize_image(image, tile, stretch.filter, stretch.profile));
-  return normalized_tiles(p, tiles, grid);
+  return tiles_and_whole(p, image, closest_grid(size_of(image), tile, p.min_tiles, p.max_tiles), tile,
+                         stretch);
 }
 
 /// Before the tiles, the whole image resized as floats without antialiasing: the Phi families' order.
@@ -168,6 +175,14 @@ ProcessedImage process_llama4(const ImageProcessor& p, const at::Tensor& image) 
   if (grid.count() == 1) return with_grid(normalized_in_bf16(tiles, p.steps), {});
   tiles = append(tiles, resized(p, image, tile));
   return with_grid(normalized_in_bf16(tiles, p.steps), grid);
+}
+
+ProcessedImage process_nemotron(const ImageProcessor& p, const at::Tensor& image) {
+  // PIL doubles the image, which torchvision then resizes; both by the default filter, not the config's.
+  const ImageSize doubled{2 * image.size(1), 2 * image.size(2)};
+  const at::Tensor large = resize_image(image, doubled, Resampling::bilinear, ImageProfile::pil);
+  const TileGrid grid = fullest_grid(doubled, p.tile_side, p.max_tiles);
+  return tiles_and_whole(p, large, grid, {p.tile_side, p.tile_side}, {Resampling::bilinear, p.profile});
 }
 
 ProcessedImage process_vila(const ImageProcessor& p, const at::Tensor& image, int64_t images_in_sample) {

@@ -206,6 +206,11 @@ void read_tiles(const Config& config, ImageProcessor& p) {
     case Kind::mllama:
       limit("max_image_tiles", p.max_tiles);
       break;
+    case Kind::nemotron:
+      limit("max_num_tiles", p.max_tiles);
+      take_in(config.json, "image_size", 1, kMaxSide, config.origin, p.tile_side);
+      flag("use_thumbnail", p.thumbnail);
+      break;
     case Kind::llama4:
       limit("max_patches", p.max_tiles);
       flag("resize_to_max_canvas", p.largest_canvas);
@@ -255,6 +260,9 @@ void check(const Config& config, const ImageProcessor& p) {
     fail("{}: 'size' must be {{height, width}}", config.origin);
   if ((p.kind == Kind::mllama || p.kind == Kind::llama4) && !p.resize)
     fail("{}: 'do_resize' must be true", config.origin);
+  if (p.kind == Kind::nemotron && (!p.steps.rescale || p.steps.normalize))
+    fail("{}: 'do_rescale' must be true and 'do_normalize' false: the tower normalizes the pixels itself",
+         config.origin);
   if (p.kind == Kind::llama4 && p.steps.normalize && !p.steps.rescale)
     fail("{}: 'do_normalize' needs 'do_rescale'", config.origin);
   if (p.kind == Kind::phi4 && p.resize_height % p.patch != 0)
