@@ -139,8 +139,7 @@ at::Tensor Model::embed_rows(const std::vector<int64_t>& ids) const {
 }
 
 at::Tensor Model::adapted_tokens(const std::vector<bool>& pictured) const {
-  if (std::ranges::none_of(spec_.adapters, [](const AdapterSpec& adapter) { return adapter.for_images; }))
-    return {};
+  if (merged_ || std::ranges::none_of(spec_.adapters, &AdapterSpec::for_images)) return {};
   const std::vector<float> flags(pictured.begin(), pictured.end());
   return at::tensor(flags, at::kFloat).unsqueeze(1).to(device_, dtype_);
 }
