@@ -14,6 +14,7 @@ import forward_models as toy  # noqa: E402
 import llama4_model  # noqa: E402
 import mllama_model  # noqa: E402
 from llava_original_models import OriginalLlava  # noqa: E402
+from nemotron_model import NemotronVL  # noqa: E402
 from phi4mm_model import Phi4MM  # noqa: E402
 from test_phi3_vision import make as make_phi3_vision  # noqa: E402
 from vila_models import Vila  # noqa: E402
@@ -51,7 +52,10 @@ KINDS = {
     "mllama": (mllama_model.make,),
     "llama4": (llama4_model.make,),
     "vila1.5": (Vila, "vila1.5"),
+    "vila1.5-s2": (Vila, "vila1.5-s2"),
+    "vila1.5-intern": (Vila, "vila1.5-intern"),
     "nvila": (Vila, "nvila"),
+    "nemotron_vl": (NemotronVL,),
     "llava_original": (OriginalLlava, "llava_next-mistral"),
     "llava_original-padded": (OriginalLlava, "llava-llama"),
     "llava_original-onevision": (OriginalLlava, "llava_onevision"),

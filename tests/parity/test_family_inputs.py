@@ -21,6 +21,7 @@ from test_forward import KINDS as FORWARD_KINDS  # noqa: E402
 from test_forward import encode, run_probe, with_pixels  # noqa: E402
 from test_phi3_vision import CROPS  # noqa: E402
 from test_phi3_vision import make as make_phi3_vision  # noqa: E402
+from nemotron_model import SIDE, TILES, NemotronVL  # noqa: E402
 from vila_models import Vila  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -31,7 +32,7 @@ PROCESSED = ("llava-llama-clip", "llava-qwen2-siglip", "llava-pixtral", "llava_n
              "smolvlm", "phi4_multimodal")  # fmt: skip
 KINDS = {kind: FORWARD_KINDS[kind] for kind in PROCESSED} | {"llama4": (llama4_model.make,), "mllama": (mllama_model.make,)}
 ORIGINAL = ("llava-llama", "llava-mistral", "llava_next-qwen2", "llava_onevision")
-VILA = ("vila1.5", "vila1.5-pad", "nvila", "nvila-lite")
+VILA = ("vila1.5", "vila1.5-pad", "vila1.5-s2", "vila1.5-intern", "vila1.5-intern-s2", "nvila", "nvila-lite")
 
 
 @pytest.fixture(scope="module")
@@ -129,9 +130,19 @@ def test_pixels_of_vila_equal_the_description(kind, pictures, probe, tmp_path):
 
     def reference(conversation):
         image = with_pixels(conversation, pictures[0])[0]["content"][0]["image"]
-        return None, images_reference.vila(image, root["image_aspect_ratio"], vila.side, most=root.get("max_tiles", 12), scales=scales)[0]
+        normalized = images_reference.intern_normalized if vila.intern else images_reference.vila_normalized
+        s2, most = root.get("s2", False), root.get("max_tiles", 12)
+        return None, images_reference.vila(image, root["image_aspect_ratio"], vila.side, most=most, scales=scales, s2=s2, normalized=normalized)[0]
 
     compare(probe, vila.save(tmp_path / "model"), pictures, tmp_path, reference)
+
+
+def test_pixels_of_nemotron_vl_equal_the_description(pictures, probe, tmp_path):
+    def reference(conversation):
+        image = with_pixels(conversation, pictures[0])[0]["content"][0]["image"]
+        return None, images_reference.nemotron(image, SIDE, TILES)[0]
+
+    compare(probe, NemotronVL().save(tmp_path / "model"), pictures, tmp_path, reference)
 
 
 def test_pixels_of_phi3_vision_equal_the_description(pictures, probe, tmp_path):
@@ -147,5 +158,5 @@ def test_pixels_of_phi3_vision_equal_the_description(pictures, probe, tmp_path):
 def test_every_family_is_here(probe):
     visq = probe("inputs").parent / "visq"
     families = json.loads(subprocess.run([visq, "families", "--json"], capture_output=True, check=True).stdout)
-    kinds = [*KINDS, "phi4mm", *(f"llava_original-{kind}" for kind in ORIGINAL), *VILA, "phi3_v"]
+    kinds = [*KINDS, "phi4mm", *(f"llava_original-{kind}" for kind in ORIGINAL), *VILA, "phi3_v", "nemotron_vl"]
     assert not [entry["family"] for entry in families if not any(kind.startswith(entry["family"]) for kind in kinds)]

@@ -266,6 +266,17 @@ def test_phi3_vision_equals_its_description(crops, images, pictures, probe, tmp_
         assert_equal(result, {"pixels": pixels, "tiles": list(tiles)}, pictures[i], images[i].name)
 
 
+@pytest.mark.parametrize("most", [12, 5])
+def test_nemotron_equals_its_description(most, images, pictures, probe, tmp_path):
+    config = {"image_processor_type": "LlamaNemotronNanoVLImageProcessor", "image_size": 112, "max_num_tiles": most, "do_rescale": True}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
+    chosen = [i for i, picture in enumerate(pictures) if picture.width * picture.height < 12_000_000]  # they are doubled
+    assert len(chosen) >= 10
+    for result, i in zip(process(probe, tmp_path, "tv", 1, [images[i] for i in chosen]), chosen, strict=True):
+        pixels, tiles = images_reference.nemotron(pictures[i], 112, most)
+        assert_equal(result, {"pixels": pixels, "tiles": list(tiles)}, pictures[i], images[i].name)
+
+
 VILA = [("resize", 1), ("pad", 1), ("dynamic", 1), ("dynamic", 2), ("dynamic_s2", 1), ("dynamic_s2", 3), (None, 1)]
 
 

@@ -1,5 +1,5 @@
-"""VILA 1.5 and NVILA, which transformers does not have: against its SigLIP, CLIP, Llama and Qwen2, and the rest in plain PyTorch,
-written from spec/models-llava-vila-qwen.md §6."""
+"""VILA 1.5 and NVILA, which transformers does not have: against its SigLIP, CLIP, InternViT, Llama and Qwen2, and the rest in plain
+PyTorch, written from spec/models-llava-vila-qwen.md §6."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, CLIPImageProcessorPil
 
 sys.path.insert(0, str(Path(__file__).parent))
 import forward_models as toy  # noqa: E402
@@ -40,7 +40,7 @@ def project(vila, grid):
         return rows, rows.view(*grid.shape[:2], -1)
     cells = joined_cells(grid, 3 if "3x3" in vila.projector_type else 2)
     projected = vila.projector(cells)
-    by_column = vila.projector_type == "mlp_downsample" and vila.kind in ("vila1.5",)
+    by_column = vila.projector_type == "mlp_downsample" and vila.legacy and "mm_projector_token_order" not in vila.root
     return (projected.transpose(0, 1) if by_column else projected).flatten(0, 1), projected
 
 
@@ -54,45 +54,67 @@ def merged_scales(vila, maps, blocks):
     pixels = sorted(int(scale) for scale in vila.root["s2_scales"].split(","))
     if blocks == (0, 0):
         return torch.cat([maps[0]] * len(pixels), -1), (1, 1)
-    grids = [(scale // pixels[0],) * 2 for scale in pixels[:-1]] + [blocks]
+    side = vila.root.get("s2_max_split_size", pixels[0])
+    grids = [(scale // side,) * 2 for scale in pixels[:-1]] + [blocks]
     large, first = [], 0
     for rows, columns in grids:
         large.append(mosaic(maps[first : first + rows * columns], rows, columns))
         first += rows * columns
     assert first == len(maps)
-    index = vila.root["s2_resize_output_to_scale_idx"]
+    index = vila.root.get("s2_resize_output_to_scale_idx", 0)
     size = large[index].shape[:2]
     same = [F.interpolate(scale.permute(2, 0, 1)[None], size=size, mode="area")[0].permute(1, 2, 0) for scale in large]
     return torch.cat(same, -1), grids[index]
+
+
+def clip_pixels(image, side):
+    """Pillow's way: the short side resized, the middle cut."""
+    processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    return processor(image, return_tensors="pt")["pixel_values"][0]
 
 
 def image_blocks(vila, image, one):
     """→ tower rows, and the runs of rows that each stand for one image token of the prompt"""
     mode, most = vila.root["image_aspect_ratio"], vila.root.get("max_tiles", 12)
     scales = tuple(int(scale) for scale in vila.root.get("s2_scales", "1").split(","))
-    pixels, blocks = images_reference.vila(image, mode, vila.side, most=most, scales=scales, one=one)
+    normalized = images_reference.intern_normalized if vila.intern else images_reference.vila_normalized
+    s2 = vila.root.get("s2", False)
+    if mode is None:  # CLIP's own way, once at the size of the largest scale
+        processed = clip_pixels(image, max(scales))
+        pixels, blocks = images_reference.cut_scales(processed, sorted(scales), vila.side), (max(scales) // vila.side,) * 2
+    else:
+        pixels, blocks = images_reference.vila(image, mode, vila.side, most=most, scales=scales, one=one, s2=s2, normalized=normalized)
     pixels = pixels if pixels.dim() == 4 else pixels[None]
     states = vila.tower(pixels, output_hidden_states=True).hidden_states[vila.root.get("mm_vision_select_layer", -2)]
     if vila.root.get("mm_vision_select_feature") == "patch":
         states = states[:, 1:]
-    side = vila.side // 14
+    side = vila.side // vila.patch
     maps = states.reshape(len(states), side, side, -1)
     end = []
     if not vila.legacy:
         (line_break,) = vila.tokenizer.encode("\n").ids
         end = [vila.decoder.get_input_embeddings().weight[line_break][None]]
-    if not vila.root.get("dynamic_s2"):
+    if "s2_scales" not in vila.root:
         return states, [torch.cat([project(vila, tile)[0], *end]) for tile in maps]
     whole, (rows, columns) = merged_scales(vila, maps, blocks)
+    if s2:
+        return states, [torch.cat([project(vila, whole)[0], *end])]
     cut = [project(vila, whole[r * side : r * side + side, c * side : c * side + side])[1] for r in range(rows) for c in range(columns)]
     return states, [torch.cat([mosaic(cut, rows, columns).flatten(0, 1), *end])]
+
+
+# What opens and closes each turn.
+LEGACY = {"system": ("", " "), "user": ("USER: ", " "), "assistant": ("ASSISTANT: ", "</s>")}
+HERMES = {role: (f"<|im_start|>{role}\n", "<|im_end|>") for role in LEGACY}
 
 
 def prompt_of(vila, conversation, placeholders):
     """@param placeholders  the text of each image"""
     placeholders, text = iter(placeholders), ""
     system = "" if conversation[0]["role"] == "system" else None
-    if vila.legacy:
+    if vila.intern:
+        text = "<|im_start|>system\nAnswer the questions.<|im_end|>" if system is None else ""
+    elif vila.legacy:
         text = VICUNA + " " if system is None else ""
     elif system is None:
         text = "<|im_start|>system\nYou are a helpful assistant<|im_end|>\n"
@@ -106,11 +128,11 @@ def prompt_of(vila, conversation, placeholders):
             else:
                 content += next(placeholders)
         if vila.legacy:
-            open, close = {"system": ("", " "), "user": ("USER: ", " "), "assistant": ("ASSISTANT: ", "</s>")}[role]
+            open, close = (HERMES if vila.intern else LEGACY)[role]
             text += open + images + content + close
         else:
             text += f"<|im_start|>{role}\n{content}<|im_end|>\n"
-    return text + ("ASSISTANT:" if vila.legacy else "<|im_start|>assistant\n")
+    return text + ("ASSISTANT:" if vila.legacy and not vila.intern else "<|im_start|>assistant\n")
 
 
 def token_ids(vila, tokenizer, text):
@@ -170,7 +192,7 @@ def test_every_stage_equals_the_reference(kind, probe, tmp_path):
         shapes.add(expected.get(f"tower.{index}", torch.empty(0)).shape)
     print({stage: f"{value:.1e}" for stage, value in worst.items()})
     assert max(worst.values()) <= TOLERANCE, worst
-    if vila.root["image_aspect_ratio"].startswith("dynamic"):
+    if (vila.root["image_aspect_ratio"] or "").startswith("dynamic"):
         assert len(shapes) >= 4  # no image, one tile, and several grids
 
 

@@ -17,7 +17,7 @@ struct Arguments {
   std::vector<std::string> only, skip;
   int64_t samples = 512, seq_len = 2048;
   uint64_t max_shard_bytes = 5'000'000'000;
-  bool text_only = false, force = false, dry_run = false, json = false;
+  bool text_only = false, merge_vision_adapter = false, force = false, dry_run = false, json = false;
   ComputeOptions compute;
 };
 
@@ -91,10 +91,13 @@ void run(const Arguments& arguments) {
   const bool known =
       find_family(checkpoint.config(), (options.checkpoint / "config.json").string()) != nullptr;
   std::optional<Model> model;
+  if (arguments.merge_vision_adapter && !known)
+    fail("--merge-vision-adapter: visq does not know this architecture, nor its adapters");
   if (known)
     model.emplace(checkpoint, options.device,
                   compute_dtype(arguments.compute.resolve_dtype(), options.device, checkpoint),
                   Model::LinearLoader(), arguments.compute.resolve_image_profile());
+  if (arguments.merge_vision_adapter) model->merge_image_adapter();
   const std::vector<Plan> plans = known ? make_plans(*model, options) : make_plans(checkpoint, options);
   if (arguments.dry_run) {
     for (const Plan& plan : plans) visq::print("{}", describe_plan(plan));
@@ -144,6 +147,10 @@ void add_quantize_command(Command& program) {
                      "quantize only linears whose name matches this glob (repeatable)");
   command.add_option("--skip", arguments->skip,
                      "leave linears whose name matches this glob as they are (repeatable)");
+  command.add_flag(
+      "--merge-vision-adapter", arguments.merge_vision_adapter,
+      "put the adapter that samples with images run with into the weights (Phi-4-multimodal): "
+      "engines then need no adapter for images; texts run with it too, and speech is not served");
   command.add_option("--max-shard-size", arguments->max_shard_bytes, "most bytes in one .safetensors file")
       .show_default()
       .positive();

@@ -101,6 +101,13 @@ at::Tensor tiled_map(const at::Tensor& x, const std::function<at::Tensor(const a
   return result.view(x.sizes());
 }
 
+at::Tensor add_low_rank(const at::Tensor& weight, const at::Tensor& a, const at::Tensor& b, double scale) {
+  return tiled_matmul(b.to(at::kFloat).contiguous(), a.to(at::kFloat).contiguous())
+      .mul_(scale)
+      .add_(weight.to(at::kFloat))
+      .to(weight.scalar_type());
+}
+
 void add_gram(at::Tensor& gram, const at::Tensor& x) {
   if (!x.is_cpu()) {
     gram.addmm_(x.t(), x);

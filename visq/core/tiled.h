@@ -16,6 +16,10 @@ at::Tensor tiled_linear(const at::Tensor& x, const at::Tensor& weight, const at:
 /// a·b.  @param a [m, k]; @param b [k, n]
 at::Tensor tiled_matmul(const at::Tensor& a, const at::Tensor& b);
 
+/// weight + scale · b·a in fp32, rounded to the type of `weight`: a linear with a low-rank adapter in it.
+/// @param weight [out, in]; @param a [rank, in]; @param b [out, rank]
+at::Tensor add_low_rank(const at::Tensor& weight, const at::Tensor& a, const at::Tensor& b, double scale);
+
 /// gram += xᵀx.  @param x [rows, k]; @param gram [k, k] of the same dtype, symmetric
 void add_gram(at::Tensor& gram, const at::Tensor& x);
 

@@ -161,6 +161,18 @@ void check_files(const ValidationContext& context, Validation& validation) {
   check_index(context, validation);
 }
 
+namespace {
+
+/// Whether a linear that is not quantized is the source's with a merged adapter in it.
+bool has_merged_weight(const ValidationContext& context, const std::string& name) {
+  const std::string module = parent_of(name);
+  const TensorInfo &a = context.source->info(name), &b = context.output.info(name);
+  return linear_name(module) != module && a.dtype == b.dtype && a.shape == b.shape &&
+         at::equal(source_weight(context, module), context.output.tensor(name));
+}
+
+}  // namespace
+
 void check_names(const ValidationContext& context, Validation& validation) {
   const Checkpoint& output = context.output;
   {
@@ -207,7 +219,7 @@ void check_names(const ValidationContext& context, Validation& validation) {
   }
   Findings findings(validation, "B6",
                     "what is not quantized is the source's, byte for byte, folded norms, biases, routers and "
-                    "adapters aside");
+                    "adapters, and merged adapters, aside");
   if (context.source == nullptr) return findings.skip("needs --source");
   const bool smoothed = context.quantized.scheme().solver != Solver::max;
   for (const std::string& name : context.source->names()) {
@@ -219,7 +231,8 @@ void check_names(const ValidationContext& context, Validation& validation) {
          name.ends_with(".router.weight") || name.find(".lora_") != std::string::npos);
     const TensorInfo &a = context.source->info(name), &b = output.info(name);
     findings.expect(a.dtype == b.dtype && a.shape == b.shape, "tensor '{}' has another dtype or shape", name);
-    findings.expect(may_be_folded || same_bytes(context.source->bytes(name), output.bytes(name)),
+    findings.expect(may_be_folded || same_bytes(context.source->bytes(name), output.bytes(name)) ||
+                        is_merged(context, name) || has_merged_weight(context, name),
                     "tensor '{}' has other values", name);
   }
 }

@@ -254,7 +254,7 @@ void check_values(const ValidationContext& context, Validation& validation) {
       const bool reader = name.ends_with("o_proj") || name.ends_with("down_proj");
       if (reader != (pass == std::string("readers"))) continue;
       const at::Tensor value = QuantizedCheckpoint::effective_weight(context.quantized.read(module));
-      at::Tensor reference = context.source->tensor(module + ".weight").to(at::kFloat);
+      at::Tensor reference = source_weight(context, module).to(at::kFloat);
       if (value.sizes() != reference.sizes()) continue;  // C1 names it
       const std::string block = name.substr(0, name.rfind('.'));
       if (smoothed) {

@@ -27,6 +27,12 @@ struct ValidationContext {
 /// The name of a linear that stands beside adapters without the level that they add: "X.base_layer" is X.
 std::string linear_name(const std::string& module);
 
+/// Whether a tensor "X.lora_B.NAME.weight" of the source is zero in the output, because the adapter went into
+/// the weights of X (--merge-vision-adapter).
+bool is_merged(const ValidationContext& context, const std::string& name);
+/// The source's weight of a module with the adapters in it that are merged; in its own type.
+at::Tensor source_weight(const ValidationContext& context, const std::string& module);
+
 /// Collects the findings of one rule.
 class Findings {
  public:

@@ -27,16 +27,17 @@ Family vila_family();
 Family llava_original_family();
 Family mllama_family();
 Family llama4_family();
+Family nemotron_vl_family();
 
 const std::vector<Family>& families() {
   static const std::vector<Family> all = {
-      llava_family(),        llava_next_family(),    llava_onevision_family(),
-      qwen2_vl_family(),     qwen2_5_vl_family(),    qwen3_vl_family(),
-      qwen3_vl_moe_family(), internvl_family(),      mistral3_family(),
-      lighton_ocr_family(),  gemma3_family(),        paligemma_family(),
-      idefics3_family(),     phi3_v_family(),        phi4_multimodal_family(),
-      phi4mm_family(),       mllama_family(),        llama4_family(),
-      vila_family(),         llava_original_family()};
+      llava_family(),        llava_next_family(),     llava_onevision_family(),
+      qwen2_vl_family(),     qwen2_5_vl_family(),     qwen3_vl_family(),
+      qwen3_vl_moe_family(), internvl_family(),       mistral3_family(),
+      lighton_ocr_family(),  gemma3_family(),         paligemma_family(),
+      idefics3_family(),     phi3_v_family(),         phi4_multimodal_family(),
+      phi4mm_family(),       mllama_family(),         llama4_family(),
+      vila_family(),         llava_original_family(), nemotron_vl_family()};
   return all;
 }
 
@@ -53,6 +54,15 @@ std::string architecture_of(const Json& config, const std::string& origin) {
 }
 
 }  // namespace
+
+std::string unsupported_reason(const std::string& architecture) {
+  for (const char* const name : {"NemotronH_Nano_VL_V2", "NemotronH_Omni_Reasoning_V3",
+                                 "NemotronH_Nano_Omni_Reasoning_V3", "NemotronHOmniForConditionalGeneration"})
+    if (architecture == name)
+      return "its text model mixes Mamba2 and attention layers, which visq does not run; of Nemotron-VL it "
+             "knows Llama_Nemotron_Nano_VL";
+  return "";
+}
 
 const Family* find_family(const Json& config, const std::string& origin) {
   const std::string architecture = architecture_of(config, origin);
@@ -78,6 +88,8 @@ ModelSpec describe_model(const Json& config, const std::string& origin) {
   }
   if (architecture.empty())
     fail("{}: 'architectures' is missing; supported are {}", origin, supported_architectures());
+  if (const std::string reason = unsupported_reason(architecture); !reason.empty())
+    fail("{}: architecture '{}' is not supported: {}", origin, architecture, reason);
   fail("{}: architecture '{}' is not supported; supported are {}", origin, architecture,
        supported_architectures());
 }

@@ -22,7 +22,7 @@ struct NameRule {
 /// vicuna: LLaVA 1.5; chatml: Qwen2.5-VL; chatml_images_first: LLaVA with a Qwen2 text model;
 /// paligemma: images, BOS, text, line break; llama_3_2: Llama 3.2 Vision; llama_4: Llama 4; vicuna_v1,
 /// llama_3, hermes_2: VILA 1.5; nvila: NVILA; llava_v1, mistral, qwen_1_5 (and llama_3, hermes_2): LLaVA in
-/// its authors' format.
+/// its authors' format; template_only: the checkpoint has to have a chat template.
 enum class PromptStyle {
   vicuna,
   chatml,
@@ -36,7 +36,8 @@ enum class PromptStyle {
   nvila,
   llava_v1,
   mistral,
-  qwen_1_5
+  qwen_1_5,
+  template_only
 };
 
 /// Stands for a feature row among the token ids where no tokenizer makes it: as in the references of VILA and
@@ -53,7 +54,8 @@ struct TowerNames {
   // Modules below a block.
   std::string norm1 = {}, norm2 = {}, q = {}, k = {}, v = {}, qkv = {}, q_norm = {}, k_norm = {}, out = {};
   std::string fc1 = {}, fc2 = {}, gate = {}, up = {}, down = {};
-  std::string scale1 = {}, scale2 = {};  ///< tensors below a block
+  std::string scale1 = {}, scale2 = {};         ///< tensors below a block
+  std::string pixel_mean = {}, pixel_std = {};  ///< tensors
   // Of joined tiles.
   std::string position_gate = {}, tile_positions = {};  ///< tensors
   std::string pre_tile = {}, post_tile = {};            ///< modules
@@ -69,7 +71,7 @@ struct ImageLayout {
     hd,      ///< the mosaic with such rows, a learned separator, then the whole image with such rows (Phi)
     row_breaks,  ///< flat, with a token of text behind each line of the grid (Pixtral)
     tagged,      ///< tile after tile, then the whole image, text around each (Idefics3, Llama 4)
-    scales,      ///< tiles of several scales, stacked on the channels before the projector (VILA dynamic_s2)
+    scales,      ///< tiles of several scales, stacked on the channels before the projector (VILA)
     cross,       ///< not in the sequence: cross layers read the rows, one token stands for the image (Mllama)
   };
   Kind kind = Kind::flat;
@@ -79,6 +81,8 @@ struct ImageLayout {
   int64_t max_tiles = 0;         ///< anyres: larger mosaics shrink to about so many tiles' rows; 0: never
   std::vector<int64_t> scales;   ///< scales: tiles a side of each but the last, which has rows × columns
   int64_t reference_scale = -1;  ///< scales: the one whose grid the others take; −1: the last
+  bool joined_map =
+      false;  ///< scales: the projector reads the map of an image whole, not tile by tile (VILA s2)
   /// Token whose embedding ends the rows of a tile (flat) or of the image (scales): NVILA's line break.
   std::string end_text;           ///< as text; empty: there is none
   std::optional<int64_t> end_id;  ///< filled in by Model, which knows the tokenizer
@@ -142,11 +146,16 @@ struct ModelSpec {
   // Image tokens and prompt.
   int64_t image_token_id = 0;
   std::string image_token;  ///< text of the token that stands for a feature row, e.g. "<image>"
+  bool tokenizer_knows_image =
+      false;  ///< image_token_id is the tokenizer's, filled in by Model (Nemotron-VL)
   /// Text of one image in the prompt, where it is not image_token; "{n}" counts the images from 1.
   std::string image_placeholder;
   bool split_at_images = false;      ///< text between images is tokenized piece by piece (Phi-3-vision, VILA)
   bool single_bos = false;           ///< of those pieces only the first has a BOS
   bool template_reads_text = false;  ///< chat templates read content as one text with placeholders (Phi)
+  std::string behind_placeholder;    ///< in that text, behind each of them
+  bool whole_prompt = false;         ///< the tokenizer adds no special tokens to it: they are all there
+  bool own_prompt = false;  ///< the reference has `prompt` in its code and reads no template (VILA 1.5)
   ImageLayout layout;
   VideoLayout video;
   /// Prompter falls back to vicuna where chatml_images_first meets a tokenizer without <|im_start|>, and
@@ -178,6 +187,8 @@ struct Family {
 
 /// All families, in the order they are listed to users.
 const std::vector<Family>& families();
+/// Why an architecture that looks like one of theirs is not supported; "": nothing is known.
+std::string unsupported_reason(const std::string& architecture);
 /// The family of config.json's architecture; nullptr: visq knows none.
 const Family* find_family(const Json& config, const std::string& origin);
 /// "LlavaForConditionalGeneration (LLaVA 1.5 …), …", for errors.

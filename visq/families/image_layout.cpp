@@ -83,13 +83,25 @@ Grid useful_grid(const Grid& tile, const ProcessedImage& image) {
           shown.select(0, 0).select(1, 0).sum().item<int64_t>()};
 }
 
-/// Blocks that stack_scales() makes, as a grid.
-Grid block_grid(const ImageLayout& layout, const ProcessedImage& image) {
+/// Tiles of the scale whose grid the others take.
+Grid reference_tiles(const ImageLayout& layout, const ProcessedImage& image) {
   if (image.rows == 0) return {1, 1};
   const auto index = layout.reference_scale;
   if (index < 0 || index >= static_cast<int64_t>(layout.scales.size())) return {image.rows, image.columns};
   const int64_t side = layout.scales[static_cast<size_t>(index)];
   return {side, side};
+}
+
+/// What stack_scales() makes of an image: rows × columns blocks, each a map of its own to the projector.
+struct Stacked {
+  Grid blocks, map;
+};
+
+Stacked stacked(const ModelSpec& spec, const ProcessedImage& image) {
+  const Grid tile = image_grids(spec.vision, image).front();
+  const Grid blocks = reference_tiles(spec.layout, image);
+  if (!spec.layout.joined_map) return {blocks, tile};
+  return {{1, 1}, {blocks.first * tile.first, blocks.second * tile.second}};
 }
 
 std::string repeat(const std::string& text, int64_t count) {
@@ -258,8 +270,9 @@ int64_t image_tokens(const ModelSpec& spec, const ProcessedImage& image) {
       return useful.first * (useful.second + 1) + 1 + grid.first * (grid.second + 1);
     }
     case Kind::scales: {
-      const Grid blocks = block_grid(layout, image);
-      return blocks.first * blocks.second * tile + end;
+      const auto [blocks, map] = stacked(spec, image);
+      const Grid projected = nn::projected_grid(spec.projector, map);
+      return blocks.first * blocks.second * projected.first * projected.second + end;
     }
     case Kind::cross:
       return 0;
@@ -324,9 +337,9 @@ at::Tensor pack_image(const ModelSpec& spec, const LearnedRows& learned, const a
     case Kind::hd:
       return pack_hd(spec, learned, rows, image);
     case Kind::scales: {
-      const Grid blocks = block_grid(spec.layout, image);
-      return with_ends(mosaic(rows, blocks.first, blocks.second, feature_grid(spec, image)).flatten(0, 1), 1,
-                       learned.end);
+      const auto [blocks, map] = stacked(spec, image);
+      const Grid projected = nn::projected_grid(spec.projector, map);
+      return with_ends(mosaic(rows, blocks.first, blocks.second, projected).flatten(0, 1), 1, learned.end);
     }
   }
   fail("image layout {} does not exist", static_cast<int>(spec.layout.kind));
@@ -335,7 +348,8 @@ at::Tensor pack_image(const ModelSpec& spec, const LearnedRows& learned, const a
 at::Tensor stack_scales(const ModelSpec& spec, const at::Tensor& rows, const ProcessedImage& image) {
   const auto scales = static_cast<int64_t>(spec.layout.scales.size()) + 1;
   if (image.rows == 0) return rows.repeat({1, scales});
-  const Grid tile = image_grids(spec.vision, image).front(), blocks = block_grid(spec.layout, image);
+  const Grid tile = image_grids(spec.vision, image).front();
+  const Stacked to = stacked(spec, image);
   const int64_t tile_size = tile.first * tile.second;
   std::vector<at::Tensor> maps;
   int64_t first = 0;
@@ -343,16 +357,21 @@ at::Tensor stack_scales(const ModelSpec& spec, const at::Tensor& rows, const Pro
     const at::Tensor map =
         mosaic(rows.narrow(0, first, down * across * tile_size), down, across, tile).permute({2, 0, 1});
     maps.push_back(at::adaptive_avg_pool2d(map.to(at::kFloat).contiguous(),
-                                           {blocks.first * tile.first, blocks.second * tile.second})
+                                           {to.blocks.first * to.map.first, to.blocks.second * to.map.second})
                        .to(rows.scalar_type()));
     first += down * across * tile_size;
   };
   for (const int64_t side : spec.layout.scales) add(side, side);
   add(image.rows, image.columns);
   return at::cat(maps)  // [channels · scales, height, width]
-      .view({-1, blocks.first, tile.first, blocks.second, tile.second})
+      .view({-1, to.blocks.first, to.map.first, to.blocks.second, to.map.second})
       .permute({1, 3, 2, 4, 0})
-      .reshape({blocks.first * blocks.second * tile_size, -1});
+      .reshape({to.blocks.first * to.blocks.second * to.map.first * to.map.second, -1});
+}
+
+std::vector<Grid> stacked_grids(const ModelSpec& spec, const ProcessedImage& image) {
+  const auto [blocks, map] = stacked(spec, image);
+  return std::vector<Grid>(static_cast<size_t>(blocks.first * blocks.second), map);
 }
 
 }  // namespace visq

@@ -45,7 +45,9 @@ at::Tensor pack_image(const ModelSpec& spec, const LearnedRows& learned, const a
                       const ProcessedImage& image);
 
 /// Only for ImageLayout::Kind::scales, before the projector: tower rows of one image, [tiles · side²,
-/// channels] → [blocks · side², channels · scales], the maps of all scales brought to one size.
+/// channels] → [rows of stacked_grids(), channels · scales], the maps of all scales brought to one size.
 at::Tensor stack_scales(const ModelSpec& spec, const at::Tensor& rows, const ProcessedImage& image);
+/// Grids of the rows that stack_scales() gives: of each block of a tile's size, or of the whole map.
+std::vector<nn::Grid> stacked_grids(const ModelSpec& spec, const ProcessedImage& image);
 
 }  // namespace visq

@@ -2,7 +2,10 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
 #include "visq/core/format.h"
+#include "visq/core/tiled.h"
 #include "visq/families/config.h"
 #include "visq/families/model_checks.h"
 #include "visq/families/model_parts.h"
@@ -32,6 +35,13 @@ Model::Model(const Checkpoint& checkpoint, at::Device device, at::ScalarType com
       image_profile_(image_profile),
       parts_(std::make_shared<Parts>()) {
   check_tensors(spec_, names_, checkpoint_, /*with_linears=*/!loader_);
+  if (spec_.tokenizer_knows_image) {
+    const std::optional<int64_t> id = tokenizer().id_of(spec_.image_token);
+    if (!id)
+      fail("{}: the tokenizer does not know '{}', the token that stands for an image",
+           checkpoint_.text_model().directory.string(), spec_.image_token);
+    spec_.image_token_id = *id;
+  }
   ImageLayout& layout = spec_.layout;
   if (layout.end_text.empty()) return;
   const std::vector<int64_t> end = tokenizer().encode(layout.end_text);
@@ -78,12 +88,44 @@ nn::Linear Model::load_canonical(const std::string& canonical_module) const {
   return load_linear(module);
 }
 
-nn::Adapter Model::load_adapter(const std::string& canonical_module) const {
-  for (const AdapterSpec& adapter : spec_.adapters)
-    if (adapter.for_images)
-      return {weight(visq::format("{}.lora_A.{}.weight", canonical_module, adapter.name)),
-              weight(visq::format("{}.lora_B.{}.weight", canonical_module, adapter.name)), adapter.scale};
-  return {};
+namespace {
+
+const AdapterSpec* image_adapter(const ModelSpec& spec) {
+  const auto found = std::ranges::find_if(spec.adapters, &AdapterSpec::for_images);
+  return found == spec.adapters.end() ? nullptr : &*found;
+}
+
+}  // namespace
+
+void Model::merge_image_adapter() {
+  if (image_adapter(spec_) == nullptr)
+    fail("--merge-vision-adapter: a model of the family '{}' has no adapter for images", spec_.family);
+  merged_ = true;
+}
+
+const AdapterSpec* Model::merged_adapter() const { return merged_ ? image_adapter(spec_) : nullptr; }
+
+std::string Model::adapter_tensor(int64_t layer, const nn::LinearId& id, const AdapterSpec& adapter,
+                                  const std::string& matrix) const {
+  return names_.source(visq::format("{}layers.{}.{}.{}.{}.weight", spec_.decoder_prefix, layer,
+                                    nn::linear_path(spec_.decoder, layer, id), matrix, adapter.name));
+}
+
+at::Tensor Model::linear_weight(int64_t layer, const nn::LinearId& id) const {
+  const at::Tensor stored = checkpoint_.tensor(names_.module(spec_, layer, id) + ".weight");
+  const AdapterSpec* const adapter = merged_adapter();
+  if (adapter == nullptr) return stored;
+  return add_low_rank(stored, checkpoint_.tensor(adapter_tensor(layer, id, *adapter, "lora_A")),
+                      checkpoint_.tensor(adapter_tensor(layer, id, *adapter, "lora_B")), adapter->scale);
+}
+
+nn::Adapter Model::load_adapter(int64_t layer, const nn::LinearId& id) const {
+  const AdapterSpec* const adapter = image_adapter(spec_);
+  if (merged_ || adapter == nullptr) return {};
+  const auto matrix = [&](const char* name) {
+    return checkpoint_.tensor(adapter_tensor(layer, id, *adapter, name)).to(device_, dtype_);
+  };
+  return {matrix("lora_A"), matrix("lora_B"), adapter->scale};
 }
 
 nn::DecoderLayer Model::load_layer(int64_t index) const {
@@ -101,7 +143,8 @@ nn::DecoderLayer Model::load_layer(int64_t index) const {
       fail("{}: no tensor of '{}{}' is in the files", checkpoint_.directory().string(), prefix,
            nn::linear_path(decoder, index, id));
     layer.linear(id) = loader_ ? loader_(module) : load_linear(module);
-    layer.linear(id).adapter = load_adapter(prefix + nn::linear_path(decoder, index, id));
+    if (merged_) layer.linear(id).weight = linear_weight(index, id).to(device_, dtype_);
+    layer.linear(id).adapter = load_adapter(index, id);
   }
   layer.input_norm = load_norm(prefix + nn::norm_path(decoder, nn::InputGroup::attn_in));
   layer.mlp_norm = load_norm(prefix + nn::norm_path(decoder, nn::InputGroup::mlp_in));

@@ -92,6 +92,19 @@ class Model {
   /// After projector and layout.
   ImageFeatures image_features(const std::vector<ProcessedImage>& images) const;
 
+  /// Puts the adapter of samples with images into the weights of the decoder linears: from then on all
+  /// samples run with it, and nothing is added beside them. Before any other use; only without a
+  /// LinearLoader.
+  /// @throws Error when the model has no such adapter
+  void merge_image_adapter();
+  /// The adapter that merge_image_adapter() put there; nullptr: none.
+  const AdapterSpec* merged_adapter() const;
+  /// Name in the files of a matrix ("lora_A", "lora_B") of an adapter beside a decoder linear.
+  std::string adapter_tensor(int64_t layer, const nn::LinearId& id, const AdapterSpec& adapter,
+                             const std::string& matrix) const;
+  /// Weight of a decoder linear as it shall be quantized: [out, in] in the type of the files, on the CPU.
+  at::Tensor linear_weight(int64_t layer, const nn::LinearId& id) const;
+
   nn::DecoderLayer load_layer(int64_t index) const;
   /// The batch after one more layer.
   void advance(Batch& batch, const nn::DecoderLayer& layer, const nn::LayerObserver* observer = nullptr,
@@ -109,6 +122,7 @@ class Model {
   at::ScalarType dtype_;
   LinearLoader loader_;
   ImageProfile image_profile_;
+  bool merged_ = false;  // the adapter of samples with images, into the weights
   struct Parts;
   std::shared_ptr<Parts> parts_;  // tokenizer, processor, tower, head, each loaded when first needed
 
@@ -128,7 +142,7 @@ class Model {
   const VisionParts& vision() const;
   at::Tensor pack(const at::Tensor& rows, std::span<const ProcessedImage> images) const;
   at::Tensor adapted_tokens(const std::vector<bool>& pictured) const;
-  nn::Adapter load_adapter(const std::string& canonical_module) const;
+  nn::Adapter load_adapter(int64_t layer, const nn::LinearId& id) const;
   at::Tensor embed_rows(const std::vector<int64_t>& ids) const;
 };
 

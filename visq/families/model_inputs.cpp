@@ -36,7 +36,7 @@ void check_length(const nn::DecoderSpec& decoder, const std::vector<int64_t>& id
 std::vector<int64_t> Model::tokenize_text(const std::string& text) const {
   std::vector<int64_t> ids = tokenizer().encode(text, /*add_special_tokens=*/false);
   const bool has_bos = !ids.empty() && spec_.bos_id == ids.front();
-  if (has_bos || spec_.prompt == PromptStyle::paligemma) return ids;
+  if (has_bos || spec_.whole_prompt) return ids;
   return tokenizer().encode(text, /*add_special_tokens=*/true);
 }
 
@@ -96,7 +96,8 @@ void Model::check_placeholder(bool video) const {
 
 EncodedSample Model::encode(const Sample& sample, bool with_answer) const {
   const Prompter& prompter = parts_->prompter.get([this] {
-    return Prompter(spec_, tokenizer(), ChatTemplate::load(checkpoint_.text_model().directory));
+    return Prompter(spec_, tokenizer(),
+                    spec_.own_prompt ? std::nullopt : ChatTemplate::load(checkpoint_.text_model().directory));
   });
   return naming(sample, [&] {
     EncodedSample encoded;
@@ -138,8 +139,7 @@ at::Tensor Model::embed_rows(const std::vector<int64_t>& ids) const {
 }
 
 at::Tensor Model::adapted_tokens(const std::vector<bool>& pictured) const {
-  if (std::ranges::none_of(spec_.adapters, [](const AdapterSpec& adapter) { return adapter.for_images; }))
-    return {};
+  if (merged_ || std::ranges::none_of(spec_.adapters, &AdapterSpec::for_images)) return {};
   const std::vector<float> flags(pictured.begin(), pictured.end());
   return at::tensor(flags, at::kFloat).unsqueeze(1).to(device_, dtype_);
 }

@@ -122,7 +122,12 @@ VisionParts Model::load_vision() const {
   nn::VisionTower& tower = parts.tower;
   tower.patch_weight = weight(prefix + names.patch + ".weight").flatten(1);
   if (spec.patch_bias) tower.patch_bias = weight(prefix + names.patch + ".bias");
-  if (spec.class_token) tower.class_embedding = weight(prefix + names.class_embedding).flatten();
+  if (spec.normalizes) {
+    tower.pixel_mean = stored(prefix + names.pixel_mean).to(device_, at::kFloat).flatten();
+    tower.pixel_std = stored(prefix + names.pixel_std).to(device_, at::kFloat).flatten();
+  }
+  if (spec.class_token)
+    tower.class_embedding = weight(prefix + names.class_embedding).view({spec.class_tokens, spec.width});
   if (spec.positions != nn::VisionPositions::none)
     tower.position_table = weight(prefix + names.position_table).view({-1, spec.width});
   if (spec.pre_norm) tower.pre_norm = load_norm(prefix + names.pre_norm);
@@ -191,10 +196,8 @@ at::Tensor Model::pack(const at::Tensor& rows, std::span<const ProcessedImage> i
     at::Tensor own = rows.narrow(0, first, count);
     first += count;
     if (spec_.layout.kind == ImageLayout::Kind::scales) {
-      const nn::Grid tile = image_grids(spec_.vision, image).front();
-      own = stack_scales(spec_, own, image);
-      const std::vector<nn::Grid> blocks(static_cast<size_t>(own.size(0) / (tile.first * tile.second)), tile);
-      own = nn::project(spec_.projector, parts.projector, own, blocks);
+      own = nn::project(spec_.projector, parts.projector, stack_scales(spec_, own, image),
+                        stacked_grids(spec_, image));
     }
     packed.push_back(pack_image(spec_, parts.learned, own, image));
   }

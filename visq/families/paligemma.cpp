@@ -31,6 +31,7 @@ ModelSpec describe(const Json& config, const std::string& origin) {
   spec.decoder.first_position = 1;
   spec.image_token = "<image>";
   spec.prompt = PromptStyle::paligemma;
+  spec.whole_prompt = true;
   return spec;
 }
 

@@ -126,6 +126,7 @@ const Conversation* conversation_of(PromptStyle style) {
     case PromptStyle::paligemma:
     case PromptStyle::llama_3_2:
     case PromptStyle::llama_4:
+    case PromptStyle::template_only:
       break;
   }
   return nullptr;
@@ -209,6 +210,11 @@ std::string render_prompt(const ModelSpec& spec, const std::vector<Message>& mes
       return with_headers(kLlama4, image_placeholder(spec, 1), messages);
     case PromptStyle::chatml_images_first:
       return chatml_images_first(spec.image_token, messages);
+    case PromptStyle::template_only:
+      fail(
+          "the checkpoint has no chat template (chat_template.jinja, or 'chat_template' in "
+          "tokenizer_config.json), and no other prompt is known for the family '{}'",
+          spec.family);
     default:
       break;
   }
@@ -233,6 +239,7 @@ std::string answer_end(const ModelSpec& spec) {
     case PromptStyle::llava_v1:
     case PromptStyle::mistral:
     case PromptStyle::paligemma:
+    case PromptStyle::template_only:
       break;
   }
   return "";

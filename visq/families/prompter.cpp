@@ -18,7 +18,7 @@ Json template_messages(const ModelSpec& spec, const std::vector<Message>& messag
     for (const ContentPart& part : message.content) {
       if (part.kind == ContentPart::Kind::image) {
         parts.push_back({{"type", "image"}});
-        text += image_placeholder(spec, ++images);
+        text += image_placeholder(spec, ++images) + spec.behind_placeholder;
       } else if (part.kind == ContentPart::Kind::video) {
         parts.push_back({{"type", "video"}});
         text += spec.video.token;

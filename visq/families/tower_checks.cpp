@@ -150,7 +150,11 @@ void expect_tower(const ModelSpec& spec, Expectations& expect) {
   if (names.patch_is_linear) kernel = {vision.width, 3 * vision.patch * vision.patch};
   expect.tensor(prefix + names.patch + ".weight", kernel);
   if (vision.patch_bias) expect.tensor(prefix + names.patch + ".bias", {vision.width});
-  if (vision.class_token) expect.loose_tensor(prefix + names.class_embedding, {vision.width});
+  if (vision.class_token)
+    expect.loose_tensor(prefix + names.class_embedding, {vision.class_tokens, vision.width});
+  if (vision.normalizes)
+    for (const std::string* const name : {&names.pixel_mean, &names.pixel_std})
+      expect.tensor(prefix + *name, {3, 1, 1});
   if (vision.positions != nn::VisionPositions::none)
     expect.loose_tensor(prefix + names.position_table, {position_rows(vision), vision.width});
   if (vision.pre_norm) expect.norm(prefix + names.pre_norm, vision.width, !vision.rms_norm);

@@ -40,6 +40,22 @@ const TowerNames kInternNames{.patch = "embeddings.patch_embeddings.projection",
                               .scale1 = "lambda_1",
                               .scale2 = "lambda_2"};
 
+/// InternViT as its authors spell it.
+const TowerNames kInternOriginalNames{.patch = "embeddings.patch_embedding",
+                                      .class_embedding = "embeddings.class_embedding",
+                                      .position_table = "embeddings.position_embedding",
+                                      .blocks = "encoder.layers.",
+                                      .norm1 = "norm1",
+                                      .norm2 = "norm2",
+                                      .qkv = "attn.qkv",
+                                      .q_norm = "attn.q_norm",
+                                      .k_norm = "attn.k_norm",
+                                      .out = "attn.proj",
+                                      .fc1 = "mlp.fc1",
+                                      .fc2 = "mlp.fc2",
+                                      .scale1 = "ls1",
+                                      .scale2 = "ls2"};
+
 const TowerNames kPixtralNames{.patch = "patch_conv",
                                .pre_norm = "ln_pre",
                                .blocks = "transformer.layers.",
@@ -62,6 +78,7 @@ struct Defaults {
 constexpr Defaults kClip{768, 3072, 12, 12, 224, 32, 1e-5, "quick_gelu"};
 constexpr Defaults kSiglip{768, 3072, 12, 12, 224, 16, 1e-6, "gelu_pytorch_tanh"};
 constexpr Defaults kIntern{1024, 4096, 24, 16, 448, 14, 1e-6, "gelu"};
+constexpr Defaults kIntern6B{3200, 12800, 48, 25, 224, 14, 1e-6, "gelu"};
 constexpr Defaults kPixtral{1024, 4096, 24, 16, 1024, 16, 1e-5, "gelu"};
 
 nn::VisionSpec read_sizes(const Json& vision, const Defaults& defaults, const std::string& origin) {
@@ -97,6 +114,19 @@ Tower read_intern(const Json& vision, const std::string& origin) {
   return tower;
 }
 
+/// By the authors' keys. Its norms were RMS only when VILA took it; InternVL's later towers have other ones.
+Tower read_intern_original(const Json& vision, const std::string& origin) {
+  Tower tower{read_sizes(vision, kIntern6B, origin), kInternOriginalNames};
+  nn::VisionSpec& spec = tower.spec;
+  if (const auto norm = get_or<std::string>(vision, "norm_type", "rms_norm", origin); norm != "rms_norm")
+    fail("{}: 'norm_type' is '{}' (rms_norm is supported)", origin, norm);
+  spec.class_token = spec.patch_bias = spec.layer_scale = spec.rms_norm = spec.fused_qkv = true;
+  spec.qkv_bias = get_or<bool>(vision, "qkv_bias", false, origin);
+  spec.qk_norm = get_or<bool>(vision, "qk_normalization", true, origin);
+  spec.qk_norm_eps = spec.norm_eps;
+  return tower;
+}
+
 Tower read_pixtral(const Json& vision, const std::string& origin) {
   Tower tower{read_sizes(vision, kPixtral, origin), kPixtralNames};
   nn::VisionSpec& spec = tower.spec;
@@ -114,12 +144,13 @@ Tower read_pixtral(const Json& vision, const std::string& origin) {
 Tower read_tower(const Json& vision, const std::string& otherwise, const std::string& origin) {
   const auto type = get_or<std::string>(vision, "model_type", otherwise, origin);
   if (type == "internvl_vision") return read_intern(vision, origin);
+  if (type == "intern_vit_6b") return read_intern_original(vision, origin);
   if (type == "pixtral") return read_pixtral(vision, origin);
   const bool clip = type == "clip_vision_model";
   if (!clip && type != "siglip_vision_model")
     fail(
-        "{}: vision tower '{}' is not supported (clip_vision_model, siglip_vision_model, internvl_vision "
-        "and pixtral are)",
+        "{}: vision tower '{}' is not supported (clip_vision_model, siglip_vision_model, internvl_vision, "
+        "intern_vit_6b and pixtral are)",
         origin, type);
   Tower tower{read_sizes(vision, clip ? kClip : kSiglip, origin), kClipNames};
   tower.spec.class_token = tower.spec.pre_norm = clip;

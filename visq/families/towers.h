@@ -11,8 +11,9 @@ struct Tower {
   TowerNames names;
 };
 
-/// Of a `model_type`: clip_vision_model, siglip_vision_model, internvl_vision, pixtral. Keys that are absent
-/// have the defaults of its class. Feature layers and the class token are the caller's to choose.
+/// Of a `model_type`: clip_vision_model, siglip_vision_model, internvl_vision, intern_vit_6b (InternViT in
+/// its authors' format), pixtral. Keys that are absent have the defaults of its class. Feature layers and the
+/// class token are the caller's to choose.
 /// @param vision     vision_config
 /// @param otherwise  model_type, where `vision` names none
 /// @throws Error for another type, or for extents that do not fit

@@ -31,9 +31,6 @@ void refuse_what_is_not_supported(const Json& config, const std::string& origin)
   if (get_or<bool>(config, "ps3", false, origin))
     fail("{}: 'ps3' is true: towers that choose patches of high resolution by the prompt are not supported",
          origin);
-  if (get_or<bool>(config, "s2", false, origin))
-    fail("{}: 's2' is true: of the towers of several scales only those with 'dynamic_s2' are supported",
-         origin);
   const auto chat = get_or<std::string>(config, "chat_template", "qwen2", origin);
   if (chat != "qwen2") fail("{}: 'chat_template' is '{}' (qwen2 is supported)", origin, chat);
 }
@@ -97,9 +94,9 @@ nn::ProjectorSpec read_projector(const Part& projector, int64_t channels, int64_
 void read_vision(const Json& config, ModelSpec& spec, const std::string& origin) {
   const Part vision = part_of(config, "vision_tower_cfg", "vision_tower", origin);
   const auto type = get_or<std::string>(vision.config, "model_type", "siglip_vision_model", vision.origin);
-  if (type != "siglip_vision_model" && type != "clip_vision_model")
-    fail("{}: vision tower '{}' is not supported (siglip_vision_model and clip_vision_model are)",
-         vision.origin, type);
+  if (type != "siglip_vision_model" && type != "clip_vision_model" && type != kVilaInternTower)
+    fail("{}: vision tower '{}' is not supported (siglip_vision_model, clip_vision_model and {} are)",
+         vision.origin, type, kVilaInternTower);
   Tower tower = read_tower(vision.config, type, vision.origin);
   spec.vision = std::move(tower.spec);
   spec.tower_names = std::move(tower.names);
@@ -113,16 +110,24 @@ void read_vision(const Json& config, ModelSpec& spec, const std::string& origin)
 
 /// Tiles of several scales, where the tower makes them.
 void read_layout(const Json& config, ModelSpec& spec, const std::string& origin) {
-  const bool scales = get_or<bool>(config, "dynamic_s2", false, origin);
+  const bool dynamic = get_or<bool>(config, "dynamic_s2", false, origin);
+  const bool fixed = get_or<bool>(config, "s2", false, origin);
   const auto aspect = get_or<std::string>(config, "image_aspect_ratio", "", origin);
-  if ((aspect == "dynamic_s2" && !scales) || (aspect == "dynamic" && scales))
-    fail("{}: 'image_aspect_ratio' is '{}', which does not go with 'dynamic_s2' {}", origin, aspect, scales);
+  if (dynamic && fixed) fail("{}: 's2' and 'dynamic_s2' are both true: choose one", origin);
+  if ((aspect == "dynamic_s2" && !dynamic) || (aspect == "dynamic" && dynamic))
+    fail("{}: 'image_aspect_ratio' is '{}', which does not go with 'dynamic_s2' {}", origin, aspect, dynamic);
+  if (aspect == "dynamic" && fixed)
+    fail("{}: 'image_aspect_ratio' is 'dynamic', which does not go with 's2' true", origin);
+  if (aspect == "pad" && spec.vision.rms_norm)
+    fail("{}: 'image_aspect_ratio' is 'pad', for which InternViT's image processor has no colour", origin);
   // Its prompts get a placeholder and a line break for each tile.
   if (aspect == "dynamic") spec.layout.tile_end = "\n";
-  if (!scales) return;
+  if (!dynamic && !fixed) return;
   spec.layout.kind = ImageLayout::Kind::scales;
+  spec.layout.joined_map = fixed;
   const std::vector<int64_t> pixels = read_vila_scales(config, origin);
-  for (size_t i = 0; i + 1 < pixels.size(); ++i) spec.layout.scales.push_back(pixels[i] / pixels.front());
+  const int64_t tile = fixed ? read_vila_tile(config, origin) : pixels.front();
+  for (size_t i = 0; i + 1 < pixels.size(); ++i) spec.layout.scales.push_back(pixels[i] / tile);
   const auto count = static_cast<int64_t>(pixels.size());
   const auto index = get_or<int64_t>(config, "s2_resize_output_to_scale_idx", 0, origin);
   if (index < -count || index >= count)
@@ -181,6 +186,7 @@ ModelSpec describe(const Json& config, const std::string& origin) {
     spec.layout.after = "\n";
   }
   spec.split_at_images = spec.single_bos = spec.template_reads_text = true;
+  spec.own_prompt = vila_1_5;
   spec.prompt = text_type == "qwen2" ? PromptStyle::nvila : PromptStyle::vicuna_v1;
   spec.eos_ids = read_eos(text, text, text_class, part.origin);
   spec.bos_id = read_bos(text, text_class, part.origin);
@@ -193,7 +199,7 @@ ModelSpec describe(const Json& config, const std::string& origin) {
 Family vila_family() {
   return {"vila",
           {"LlavaLlamaModel", "VILAForCausalLM"},
-          "VILA 1.5, NVILA (llama, qwen2 text; SigLIP, CLIP towers)",
+          "VILA 1.5, NVILA (llama, qwen2 text; SigLIP, CLIP, InternViT-6B towers)",
           describe,
           Reference::rewritten};
 }

@@ -126,12 +126,34 @@ TileGrid pan_and_scan_grid(ImageSize in, int64_t min_crop, int64_t max_crops, do
   return large_enough ? TileGrid{1, crops} : TileGrid{};
 }
 
-TileGrid closest_grid(ImageSize in, ImageSize tile, int64_t min_tiles, int64_t max_tiles) {
+namespace {
+
+std::vector<TileGrid> by_tiles_then_columns(int64_t max_tiles) {
   auto grids = grids_up_to(max_tiles);
-  std::erase_if(grids, [&](TileGrid grid) { return grid.count() < min_tiles; });
   std::stable_sort(grids.begin(), grids.end(), [](TileGrid a, TileGrid b) {
     return std::pair(a.count(), a.columns) < std::pair(b.count(), b.columns);
   });
+  return grids;
+}
+
+}  // namespace
+
+TileGrid fullest_grid(ImageSize in, int64_t tile, int64_t max_tiles) {
+  constexpr double kEnough = 0.6;
+  TileGrid best{1, 1};
+  double best_value = -1;
+  for (const TileGrid& grid : by_tiles_then_columns(max_tiles)) {
+    const double share = std::min(real(grid.size({tile, tile}).area()) / real(in.area()), kEnough);
+    const double own = real(grid.columns) / real(grid.rows), wanted = aspect(in);
+    const double value = share * std::min(own / wanted, wanted / own);
+    if (value > best_value) best_value = value, best = grid;
+  }
+  return best;
+}
+
+TileGrid closest_grid(ImageSize in, ImageSize tile, int64_t min_tiles, int64_t max_tiles) {
+  auto grids = by_tiles_then_columns(max_tiles);
+  std::erase_if(grids, [&](TileGrid grid) { return grid.count() < min_tiles; });
   TileGrid best{1, 1};
   double best_difference = std::numeric_limits<double>::infinity();
   for (const TileGrid& grid : grids) {

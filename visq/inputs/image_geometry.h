@@ -47,6 +47,11 @@ TileGrid pan_and_scan_grid(ImageSize in, int64_t min_crop, int64_t max_crops, do
 /// equals (1x1, 2x2) the larger while the image fills more than half of it.
 TileGrid closest_grid(ImageSize in, ImageSize tile, int64_t min_tiles, int64_t max_tiles);
 
+/// Nemotron-VL: of the grids with up to max_tiles tiles, the one that is best in closeness of aspect times
+/// share of the image's pixels, of which more than 0.6 count no more. Among equals the first by tiles, then
+/// by columns; the reference's order is that of a Python set, which is the same for up to 16 tiles.
+TileGrid fullest_grid(ImageSize in, int64_t tile, int64_t max_tiles);
+
 /// Idefics3: the long side becomes `longest`, the other is truncated, then made even; neither above 4096.
 ImageSize longest_edge_size(ImageSize in, int64_t longest);
 

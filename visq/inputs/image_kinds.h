@@ -29,6 +29,7 @@ ProcessedImage process_phi3_v(const ImageProcessor& p, const at::Tensor& image);
 ProcessedImage process_phi4(const ImageProcessor& p, const at::Tensor& image);
 ProcessedImage process_mllama(const ImageProcessor& p, const at::Tensor& image);
 ProcessedImage process_llama4(const ImageProcessor& p, const at::Tensor& image);
+ProcessedImage process_nemotron(const ImageProcessor& p, const at::Tensor& image);
 ProcessedImage process_vila(const ImageProcessor& p, const at::Tensor& image, int64_t images_in_sample);
 
 }  // namespace visq

@@ -28,13 +28,20 @@ at::Tensor append(const at::Tensor& tiles, const at::Tensor& tile) {
   return at::cat({tiles, tile.unsqueeze(0)});
 }
 
-/// InternVL's rule: the tiles of the closest grid, then the whole image unless there is one tile.
+/// The tiles of a grid, then the whole image unless there is one tile.
+ProcessedImage tiles_and_whole(const ImageProcessor& p, const at::Tensor& image, TileGrid grid,
+                               ImageSize tile, const Stretch& stretch) {
+  at::Tensor tiles = stretched_tiles(image, grid, tile, stretch);
+  if (grid.count() > 1 && p.thumbnail)
+    tiles = append(tiles, resize_image(image, tile, stretch.filter, stretch.profile));
+  return normalized_tiles(p, tiles, grid);
+}
+
+/// InternVL's rule.
 ProcessedImage dynamic_tiles(const ImageProcessor& p, const at::Tensor& image, ImageSize tile,
                              const Stretch& stretch) {
-  const TileGrid grid = closest_grid(size_of(image), tile, p.min_tiles, p.max_tiles);
-  at::Tensor tiles = stretched_tiles(image, grid, tile, stretch);
-  if (grid.count() > 1) tiles = append(tiles, resize_image(image, tile, stretch.filter, stretch.profile));
-  return normalized_tiles(p, tiles, grid);
+  return tiles_and_whole(p, image, closest_grid(size_of(image), tile, p.min_tiles, p.max_tiles), tile,
+                         stretch);
 }
 
 /// Before the tiles, the whole image resized as floats without antialiasing: the Phi families' order.
@@ -80,6 +87,20 @@ ProcessedImage multi_scale_tiles(const ImageProcessor& p, const at::Tensor& imag
   return normalized_tiles(p, at::cat(tiles), grid);
 }
 
+/// VILA s2: the processed image resized to each scale, as floats without antialiasing, and cut into the
+/// tower's tiles. @param pixels  f32 [3, s, s], s the largest scale
+ProcessedImage tiles_of_scales(const ImageProcessor& p, const at::Tensor& pixels) {
+  const ImageSize tile{p.tile_side, p.tile_side};
+  Tensors tiles;
+  for (const int64_t scale : p.scales) {
+    const ImageSize size{scale, scale};
+    tiles.push_back(
+        cut_tiles(size_of(pixels) == size ? pixels : resize_float(pixels, size, Resampling::bicubic), tile));
+  }
+  const int64_t side = p.scales.back() / p.tile_side;
+  return with_grid(at::cat(tiles), {side, side});
+}
+
 }  // namespace
 
 ProcessedImage process_internvl(const ImageProcessor& p, const at::Tensor& image) {
@@ -111,10 +132,7 @@ ProcessedImage process_phi3_v(const ImageProcessor& p, const at::Tensor& image) 
   const ImageSize canvas{(out.size(1) + tile.height - 1) / tile.height * tile.height, out.size(2)};
   out = pad_centred(out, canvas, {{kWhite, kWhite, kWhite}});
   if (portrait) out = out.transpose(1, 2).contiguous();
-  // ToTensor divides; the other families multiply.
-  out = out.to(at::kFloat).div_(255);
-  const at::Tensor mean = at::tensor(p.steps.mean, at::kFloat), std = at::tensor(p.steps.std, at::kFloat);
-  out.sub_(mean.view({3, 1, 1})).div_(std.view({3, 1, 1}));
+  out = normalized(out, p.steps, p.profile);
   const at::Tensor global = resize_float(out, tile, Resampling::bicubic);
   const TileGrid grid{out.size(1) / tile.height, out.size(2) / tile.width};
   return with_grid(at::cat({global.unsqueeze(0), cut_tiles(out, tile)}), grid);
@@ -159,13 +177,24 @@ ProcessedImage process_llama4(const ImageProcessor& p, const at::Tensor& image) 
   return with_grid(normalized_in_bf16(tiles, p.steps), grid);
 }
 
+ProcessedImage process_nemotron(const ImageProcessor& p, const at::Tensor& image) {
+  // PIL doubles the image, which torchvision then resizes; both by the default filter, not the config's.
+  const ImageSize doubled{2 * image.size(1), 2 * image.size(2)};
+  const at::Tensor large = resize_image(image, doubled, Resampling::bilinear, ImageProfile::pil);
+  const TileGrid grid = fullest_grid(doubled, p.tile_side, p.max_tiles);
+  return tiles_and_whole(p, large, grid, {p.tile_side, p.tile_side}, {Resampling::bilinear, p.profile});
+}
+
 ProcessedImage process_vila(const ImageProcessor& p, const at::Tensor& image, int64_t images_in_sample) {
   using Vila = ImageProcessor::Vila;
   const ImageSize tile = p.crop_height > 0 ? ImageSize{p.crop_height, p.crop_width} : tile_of(p);
   if (images_in_sample == 1 && p.vila == Vila::dynamic) return dynamic_tiles(p, image, tile, kVila);
   if (images_in_sample == 1 && p.vila == Vila::dynamic_s2) return multi_scale_tiles(p, image, tile);
-  if (p.vila == Vila::resize) return {fixed_size(p, resize_image(image, tile, kVila.filter, kVila.profile))};
-  return {fixed_size(p, p.vila == Vila::pad ? pad_to_square(image, p.steps.mean) : image)};
+  const at::Tensor sized = p.vila == Vila::resize ? resize_image(image, tile, kVila.filter, kVila.profile)
+                           : p.vila == Vila::pad  ? pad_to_square(image, p.steps.mean)
+                                                  : image;
+  const at::Tensor pixels = fixed_size(p, sized);
+  return p.tile_side > 0 ? tiles_of_scales(p, pixels) : ProcessedImage{pixels};
 }
 
 }  // namespace visq

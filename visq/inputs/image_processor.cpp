@@ -44,6 +44,8 @@ ProcessedImage process_kind(const ImageProcessor& p, const at::Tensor& image, in
       return process_mllama(p, image);
     case Kind::llama4:
       return process_llama4(p, image);
+    case Kind::nemotron:
+      return process_nemotron(p, image);
     case Kind::vila:
       return process_vila(p, image, images_in_sample);
   }

@@ -52,7 +52,8 @@ class ImageProcessor {
     phi4,      ///< tiles: the whole image, then rows·columns; patch_mask is false on padding
     mllama,    ///< tiles: rows·columns, without zero tiles up to max_image_tiles
     llama4,    ///< as idefics3
-    vila,      ///< fixed size, or tiles as in `Vila`
+    nemotron,  ///< tiles: rows·columns, then the whole image unless there is one tile, or `thumbnail` is off
+    vila,      ///< fixed size, or tiles as in `Vila`; with s2 tiles: the square grids of all scales
   };
   /// config.json:image_aspect_ratio of VILA. Only the only image of a sample is tiled.
   enum class Vila {
@@ -65,7 +66,8 @@ class ImageProcessor {
 
   /// Reads preprocessor_config.json, or processor_config.json:image_processor; of a VILA checkpoint
   /// config.json and vision_tower/preprocessor_config.json. Kinds that the reference has in one profile only
-  /// (Phi-3 and VILA: pil; Phi-4 and Llama 4: tv) use that one. @throws Error for another processor type
+  /// (Phi-3 and VILA: pil; Phi-4, Llama 4 and Nemotron-VL: tv) use that one. @throws Error for another
+  /// processor type
   static ImageProcessor load(const std::filesystem::path& directory, ImageProfile profile = ImageProfile::tv);
 
   /// @param config  what preprocessor_config.json would say
@@ -92,12 +94,14 @@ class ImageProcessor {
   bool split = false;                                          ///< gemma3, internvl, idefics3: cut into tiles
   int64_t min_tiles = 1, max_tiles = 1;                        ///< limits of the grid
   std::vector<ImageSize> pinpoints;                            ///< llava_next, llava_onevision: sizes to cut
-  int64_t tile_side = 0;                                       ///< idefics3
-  int64_t min_crop = 256;                                      ///< gemma3: pixels of a slice
-  double min_ratio = 1.2;                                      ///< gemma3: aspect from which it slices
-  bool largest_canvas = false;                                 ///< llama4: enlarge as far as possible
+  int64_t tile_side =
+      0;  ///< idefics3, nemotron; vila: of the tiles of `scales`, where the whole image is cut (s2)
+  int64_t min_crop = 256;       ///< gemma3: pixels of a slice
+  double min_ratio = 1.2;       ///< gemma3: aspect from which it slices
+  bool largest_canvas = false;  ///< llama4: enlarge as far as possible
+  bool thumbnail = true;        ///< nemotron
   Vila vila = Vila::plain;
-  std::vector<int64_t> scales;  ///< vila dynamic_s2: pixels, ascending
+  std::vector<int64_t> scales;  ///< vila dynamic_s2 and s2: pixels, ascending
 };
 
 }  // namespace visq

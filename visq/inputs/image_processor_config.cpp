@@ -206,6 +206,11 @@ void read_tiles(const Config& config, ImageProcessor& p) {
     case Kind::mllama:
       limit("max_image_tiles", p.max_tiles);
       break;
+    case Kind::nemotron:
+      limit("max_num_tiles", p.max_tiles);
+      take_in(config.json, "image_size", 1, kMaxSide, config.origin, p.tile_side);
+      flag("use_thumbnail", p.thumbnail);
+      break;
     case Kind::llama4:
       limit("max_patches", p.max_tiles);
       flag("resize_to_max_canvas", p.largest_canvas);
@@ -255,6 +260,9 @@ void check(const Config& config, const ImageProcessor& p) {
     fail("{}: 'size' must be {{height, width}}", config.origin);
   if ((p.kind == Kind::mllama || p.kind == Kind::llama4) && !p.resize)
     fail("{}: 'do_resize' must be true", config.origin);
+  if (p.kind == Kind::nemotron && (!p.steps.rescale || p.steps.normalize))
+    fail("{}: 'do_rescale' must be true and 'do_normalize' false: the tower normalizes the pixels itself",
+         config.origin);
   if (p.kind == Kind::llama4 && p.steps.normalize && !p.steps.rescale)
     fail("{}: 'do_normalize' needs 'do_rescale'", config.origin);
   if (p.kind == Kind::phi4 && p.resize_height % p.patch != 0)
@@ -311,12 +319,52 @@ std::vector<int64_t> parse_scales(const std::string& text, const std::string& or
   return scales;
 }
 
+constexpr const char* kVilaTower = "vision_tower";
+
+bool is_vila(const fs::path& directory) {
+  const fs::path tower = directory / kVilaTower;
+  return fs::exists(tower / "config.json") || fs::exists(tower / "preprocessor_config.json");
+}
+
+/// What VILA's code makes for InternViT, whatever the files say.
+ImageProcessor intern_processor() {
+  ImageProcessor p;
+  p.resize_height = p.resize_width = 448;
+  p.steps.as_to_tensor = true;
+  p.steps.mean = {0.485, 0.456, 0.406};
+  p.steps.std = {0.229, 0.224, 0.225};
+  return p;
+}
+
+ImageProcessor tower_processor(const fs::path& tower) {
+  const fs::path config = tower / "config.json";
+  if (fs::exists(config) &&
+      get_or<std::string>(read_json(config), "model_type", "", config.string()) == kVilaInternTower)
+    return intern_processor();
+  const fs::path file = tower / "preprocessor_config.json";
+  ImageProcessor p = parse_config({read_json(file), file.string()}, ImageProfile::pil);
+  if (p.kind != Kind::clip && p.kind != Kind::siglip)
+    fail("{}: VILA's towers have a CLIPImageProcessor or a SiglipImageProcessor", file.string());
+  return p;
+}
+
+/// s2: the processor makes images of the largest scale.
+void read_vila_s2(const Json& json, const std::string& origin, ImageProcessor& p) {
+  p.scales = read_vila_scales(json, origin);
+  p.tile_side = read_vila_tile(json, origin);
+  const int64_t side = p.scales.back();
+  if (p.resize_shortest > 0) {
+    p.resize_shortest = side;
+  } else {
+    p.resize_height = p.resize_width = side;
+  }
+  if (p.crop_height > 0) p.crop_height = p.crop_width = side;
+}
+
 /// The tower's own processor, and the root's settings of what happens before it.
 ImageProcessor load_vila(const fs::path& directory) {
-  const fs::path tower = directory / "vision_tower" / "preprocessor_config.json";
-  ImageProcessor p = parse_config({read_json(tower), tower.string()}, ImageProfile::pil);
-  if (p.kind != Kind::clip && p.kind != Kind::siglip)
-    fail("{}: VILA's towers have a CLIPImageProcessor or a SiglipImageProcessor", tower.string());
+  const fs::path tower = directory / kVilaTower;
+  ImageProcessor p = tower_processor(tower);
   p.kind = Kind::vila;
   p.profile = available_profile(p.kind, ImageProfile::pil);
   const fs::path root = directory / "config.json";
@@ -326,6 +374,7 @@ ImageProcessor load_vila(const fs::path& directory) {
   take_in(json, "min_tiles", 1, kMaxTiles, root.string(), p.min_tiles);
   take_in(json, "max_tiles", 1, kMaxTiles, root.string(), p.max_tiles);
   if (p.vila == ImageProcessor::Vila::dynamic_s2) p.scales = read_vila_scales(json, root.string());
+  if (get_or<bool>(json, "s2", false, root.string())) read_vila_s2(json, root.string(), p);
   if (p.vila != ImageProcessor::Vila::plain && p.vila != ImageProcessor::Vila::pad && p.crop_height == 0 &&
       p.resize_height == 0)
     fail("{}: 'size' must be {{height, width}}", tower.string());
@@ -338,9 +387,26 @@ std::vector<int64_t> read_vila_scales(const Json& config, const std::string& ori
   return parse_scales(require<std::string>(config, "s2_scales", origin), origin);
 }
 
+int64_t read_vila_tile(const Json& config, const std::string& origin) {
+  const std::vector<int64_t> scales = read_vila_scales(config, origin);
+  int64_t tile = scales.back();
+  take_in(config, "s2_max_split_size", 1, kMaxSide, origin, tile);
+  int64_t tiles = 0;
+  for (const int64_t scale : scales) {
+    if (scale % tile != 0)
+      fail("{}: scale {} of 's2_scales' is no multiple of {} ('s2_max_split_size'), which is not supported",
+           origin, scale, tile);
+    tiles += scale / tile * (scale / tile);
+  }
+  if (tiles > kMaxTiles)
+    fail("{}: the scales of 's2_scales' are {} tiles of {} pixels ('s2_max_split_size'), more than {}",
+         origin, tiles, tile, kMaxTiles);
+  return tile;
+}
+
 ImageProcessor ImageProcessor::load(const fs::path& directory, ImageProfile profile) {
   // Before the root's files: those that VILA has there configure its own code.
-  if (fs::exists(directory / "vision_tower" / "preprocessor_config.json")) return load_vila(directory);
+  if (is_vila(directory)) return load_vila(directory);
   return parse_config(read_config(directory), profile);
 }
 

@@ -22,8 +22,15 @@ bool integer_size_is_square(ImageProcessor::Kind kind);
 /// The profile in which the reference has this kind, given that `wanted` was asked for.
 ImageProfile available_profile(ImageProcessor::Kind kind, ImageProfile wanted);
 
-/// Pixels a side of the tiles of each scale of VILA's dynamic_s2, ascending.
+/// model_type of VILA's InternViT, for which its code makes the image processor.
+inline constexpr const char* kVilaInternTower = "intern_vit_6b";
+
+/// Pixels a side of each scale of VILA's dynamic_s2 and s2, ascending.
 /// @param config  config.json of the checkpoint
 std::vector<int64_t> read_vila_scales(const Json& config, const std::string& origin);
+
+/// Pixels a side of the tiles that the images of VILA's s2 are cut into.
+/// @throws Error when a scale is no multiple of it, or all together are more than kMaxTiles tiles
+int64_t read_vila_tile(const Json& config, const std::string& origin);
 
 }  // namespace visq

@@ -35,6 +35,7 @@ constexpr Name kNames[] = {
     {"Phi4MMImageProcessor", Kind::phi4},  // the checkpoint's own code; the same steps
     {"MllamaImageProcessor", Kind::mllama},
     {"Llama4ImageProcessor", Kind::llama4},
+    {"LlamaNemotronNanoVLImageProcessor", Kind::nemotron},
 };
 
 bool has_clip_colours(Kind kind) {
@@ -114,6 +115,7 @@ ImageProcessor image_processor_defaults(Kind kind) {
       p.resize_longest = 1024;
       break;
     case Kind::phi3_v:
+      p.steps.as_to_tensor = true;
       p.resample = Resampling::bilinear;
       p.max_tiles = 16;
       break;
@@ -125,6 +127,11 @@ ImageProcessor image_processor_defaults(Kind kind) {
       set_square(p, 224);
       p.resample = Resampling::bilinear;
       p.max_tiles = 4;
+      break;
+    case Kind::nemotron:
+      p.steps.rescale = p.steps.normalize = false;
+      p.tile_side = 512;
+      p.max_tiles = 12;
       break;
     case Kind::llama4:
       set_square(p, 336);
@@ -143,7 +150,7 @@ bool integer_size_is_square(Kind kind) {
 
 ImageProfile available_profile(Kind kind, ImageProfile wanted) {
   if (kind == Kind::phi3_v || kind == Kind::vila) return ImageProfile::pil;
-  if (kind == Kind::phi4 || kind == Kind::llama4) return ImageProfile::tv;
+  if (kind == Kind::phi4 || kind == Kind::llama4 || kind == Kind::nemotron) return ImageProfile::tv;
   return wanted;
 }
 

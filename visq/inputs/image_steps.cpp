@@ -71,6 +71,12 @@ at::Tensor center_crop(const at::Tensor& image, ImageSize crop, ImageProfile pro
 }
 
 at::Tensor normalized(const at::Tensor& image, const Normalization& steps, ImageProfile profile) {
+  if (steps.as_to_tensor)
+    return image.to(at::kFloat)
+        .div_(255)
+        .sub_(channel_values(steps.mean, at::kFloat))
+        .div_(channel_values(steps.std, at::kFloat))
+        .contiguous();
   const at::Tensor out = profile == ImageProfile::pil ? normalized_as_numpy(image, steps)
                                                       : normalized_as_torchvision(image, steps);
   return out.contiguous();

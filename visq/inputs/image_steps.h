@@ -31,6 +31,7 @@ at::Tensor center_crop(const at::Tensor& image, ImageSize crop, ImageProfile pro
 struct Normalization {
   bool rescale = true, normalize = true;
   double rescale_factor = 1.0 / 255;
+  bool as_to_tensor = false;  ///< torchvision's ToTensor and Normalize: divides by 255, in single precision
   std::vector<double> mean, std;  ///< of the channels
 };
 

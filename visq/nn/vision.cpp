@@ -13,8 +13,6 @@
 namespace visq::nn {
 namespace {
 
-constexpr double kQkNormEps = 1e-6;  // fixed in the reference
-
 /// What the rows of a pass have in common.
 struct Pass {
   at::Tensor cos, sin;                   ///< [rows, head_dim]; undefined without rope
@@ -68,14 +66,16 @@ at::Tensor attend(const VisionSpec& spec, const VisionBlock& block, const at::Te
   const int64_t rows = x.size(0), heads = spec.heads, head_dim = spec.width / spec.heads;
   at::Tensor q, k, v;
   if (spec.fused_qkv) {
-    const at::Tensor qkv = apply(block.qkv, x).view({rows, 3, heads, head_dim});
+    const at::Tensor qkv = apply(block.qkv, x).view({rows, 3, spec.width});
     q = qkv.select(1, 0), k = qkv.select(1, 1), v = qkv.select(1, 2);
   } else {
-    q = apply(block.q, x), k = apply(block.k, x);
-    if (spec.qk_norm) q = rms_norm(q, block.q_norm, kQkNormEps), k = rms_norm(k, block.k_norm, kQkNormEps);
-    q = q.view({rows, heads, head_dim}), k = k.view({rows, heads, head_dim});
-    v = apply(block.v, x).view({rows, heads, head_dim});
+    q = apply(block.q, x), k = apply(block.k, x), v = apply(block.v, x);
   }
+  if (spec.qk_norm) {
+    q = rms_norm(q, block.q_norm, spec.qk_norm_eps);
+    k = rms_norm(k, block.k_norm, spec.qk_norm_eps);
+  }
+  for (at::Tensor* const part : {&q, &k, &v}) *part = part->view({rows, heads, head_dim});
   q = turn(spec, q, pass), k = turn(spec, k, pass);
   return apply(block.out, pass.keys.empty()
                               ? attention(q, k, v, full ? pass.images : pass.windows, /*causal=*/false)
@@ -108,27 +108,50 @@ int64_t hidden_state_index(const VisionSpec& spec, int64_t index) {
   return resolved;
 }
 
+/// Rows before or behind the patches.
+int64_t class_rows(const VisionSpec& spec) { return spec.class_token ? spec.class_tokens : 0; }
+
+/// What the patch embedding reads. @param patches  [Σ h·w, 3·p·p]
+at::Tensor normalized_pixels(const VisionSpec& spec, const VisionTower& tower, const at::Tensor& patches) {
+  if (!spec.normalizes) return patches;
+  return patches.to(at::kFloat)
+      .view({patches.size(0), 3, -1})
+      .sub(tower.pixel_mean.view({3, 1}))
+      .div_(tower.pixel_std.view({3, 1}))
+      .flatten(1);
+}
+
+/// Adds positions of which the class token has none. @param x  [Σ h·w, width]
+at::Tensor place_patches(const VisionSpec& spec, const VisionTower& tower, const TowerInput& input,
+                         const at::Tensor& x) {
+  if (spec.positions == VisionPositions::stretched) {
+    const at::Tensor mask = input.mask.defined() ? input.mask.to(at::kCPU) : at::Tensor();
+    const at::Tensor places = stretched_positions(input.grids, mask, spec.image_size / spec.patch);
+    return x + tower.position_table.index_select(0, places.to(x.device()));
+  }
+  if (spec.positions == VisionPositions::resampled)
+    return x + resampled_positions(input.grids, tower.position_table, spec.merge).to(x.scalar_type());
+  return x;
+}
+
 /// Adds class token and positions. @param x  [Σ h·w, width] → [Σ tokens, width]
 at::Tensor place(const VisionSpec& spec, const VisionTower& tower, const TowerInput& input, at::Tensor x) {
   const auto count = static_cast<int64_t>(input.grids.size());
+  x = place_patches(spec, tower, input, x);
   if (spec.class_token) {
-    const at::Tensor token = tower.class_embedding.view({1, 1, -1}).expand({count, 1, spec.width});
+    const at::Tensor token = tower.class_embedding.view({1, spec.class_tokens, spec.width})
+                                 .expand({count, spec.class_tokens, spec.width});
     const at::Tensor patches = x.view({count, -1, spec.width});
     x = spec.class_token_last ? at::cat({patches, token}, 1) : at::cat({token, patches}, 1);
     x = x.flatten(0, 1);
   }
   switch (spec.positions) {
     case VisionPositions::none:
+    case VisionPositions::stretched:
+    case VisionPositions::resampled:
       return x;
     case VisionPositions::table:
       return (x.view({count, -1, spec.width}) + tower.position_table).flatten(0, 1);
-    case VisionPositions::stretched: {
-      const at::Tensor mask = input.mask.defined() ? input.mask.to(at::kCPU) : at::Tensor();
-      const at::Tensor places = stretched_positions(input.grids, mask, spec.image_size / spec.patch);
-      return x + tower.position_table.index_select(0, places.to(x.device()));
-    }
-    case VisionPositions::resampled:
-      return x + resampled_positions(input.grids, tower.position_table, spec.merge).to(x.scalar_type());
     case VisionPositions::gated:
       return add_gated_positions(spec, tower, input.tilings, x);
   }
@@ -140,7 +163,7 @@ Pass whole_images(const VisionSpec& spec, const TowerInput& input) {
   Pass pass;
   pass.images = {0};
   for (const auto& [height, width] : input.grids)
-    pass.images.push_back(pass.images.back() + height * width + (spec.class_token ? 1 : 0));
+    pass.images.push_back(pass.images.back() + height * width + class_rows(spec));
   if (!input.mask.defined() || input.mask.all().item<bool>()) return pass;
   for (size_t i = 0; i + 1 < pass.images.size(); ++i) {
     const int64_t first = pass.images[i], count = pass.images[i + 1] - first;
@@ -168,7 +191,7 @@ Pass joined_images(const VisionSpec& spec, const std::vector<Grid>& tilings, con
 }  // namespace
 
 int64_t tower_tokens(const VisionSpec& spec, const Grid& grid) {
-  return grid.first * grid.second + (spec.class_token ? 1 : 0) - (spec.drop_class_token ? 1 : 0);
+  return grid.first * grid.second + class_rows(spec) - (spec.drop_class_token ? spec.class_tokens : 0);
 }
 
 at::Tensor cut_patches(const at::Tensor& pixels, int64_t patch) {
@@ -183,8 +206,9 @@ at::Tensor cut_patches(const at::Tensor& pixels, int64_t patch) {
 
 TowerRows run_tower(const VisionSpec& spec, const VisionTower& tower, const TowerInput& input) {
   const at::Device device = input.patches.device();
+  const at::Tensor pixels = normalized_pixels(spec, tower, input.patches);
   at::Tensor x =
-      tiled_linear(input.patches.to(tower.patch_weight.scalar_type()), tower.patch_weight, tower.patch_bias);
+      tiled_linear(pixels.to(tower.patch_weight.scalar_type()), tower.patch_weight, tower.patch_bias);
   const bool joined = spec.joined_tiles > 0;
   if (joined) x = add_tile_table(spec, tower.pre_tile, input.tilings, x);
   x = place(spec, tower, input, x);
@@ -238,7 +262,9 @@ TowerRows run_tower(const VisionSpec& spec, const VisionTower& tower, const Towe
   if (spec.drop_class_token) {  // whatever the token is: so the reference
     const auto count = static_cast<int64_t>(input.grids.size());
     const at::Tensor tokens = result.rows.view({count, -1, result.rows.size(1)});
-    result.rows = tokens.narrow(1, spec.class_token_last ? 0 : 1, tokens.size(1) - 1).flatten(0, 1);
+    const int64_t dropped = spec.class_tokens;
+    result.rows =
+        tokens.narrow(1, spec.class_token_last ? 0 : dropped, tokens.size(1) - dropped).flatten(0, 1);
   }
   return result;
 }

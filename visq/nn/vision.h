@@ -1,6 +1,7 @@
 // The one vision block and the tower built on it: CLIP, SigLIP (also with patches of any aspect ratio),
-// InternViT, the towers of Qwen2-VL, Qwen2.5-VL and Qwen3-VL, Pixtral, Mllama, Llama 4.
-// Source: spec/models-llava-vila-qwen.md §1.2, §7–9; spec/models-phi-gemma.md §0.2, §3.5, §5.2, §5.3, §5.5.
+// InternViT, the towers of Qwen2-VL, Qwen2.5-VL and Qwen3-VL, Pixtral, Mllama, Llama 4, RADIO.
+// Source: spec/models-llava-vila-qwen.md §1.2, §7–9; spec/models-phi-gemma.md §0.2, §3.5, §5.2, §5.3, §5.5,
+// §5.6.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -22,7 +23,7 @@ enum class VisionPositions {
   none,
   table,      ///< one row a token: [patches (+ 1 for the class token), width]
   stretched,  ///< the side of the table is spread over the patches that show the image (phi-gemma §3.5)
-  resampled,  ///< the square table is interpolated to the grid of the image (llava-vila-qwen §9)
+  resampled,  ///< the square table is interpolated to the patches of the image (llava-vila-qwen §9)
   gated,      ///< 1 − tanh(gate) times a table, tanh(gate) times one of the tile's own (Mllama)
 };
 
@@ -39,10 +40,13 @@ struct VisionSpec {
   double norm_eps = 1e-5;
   Activation activation = Activation::quick_gelu;
   VisionInput input = VisionInput::tiles;
+  bool normalizes = false;  ///< the tower itself normalizes the pixels, which are 0 … 1 (RADIO)
   bool class_token = false, pre_norm = false, patch_bias = false;
+  int64_t class_tokens = 1;  ///< rows of what `class_token` names: RADIO has several, and registers
   bool rms_norm = false, fused_qkv = false, gated_mlp = false;
   bool qkv_bias = true, out_bias = true, mlp_bias = true;
-  bool qk_norm = false;      ///< RMS over all heads together, before they are split (eps 1e-6)
+  bool qk_norm = false;  ///< RMS over all heads together, before they are split
+  double qk_norm_eps = 1e-6;
   bool layer_scale = false;  ///< each branch times a vector
   bool post_norm = false;    ///< layer norm behind the last block; only with empty `feature_layers`
   VisionPositions positions = VisionPositions::table;
@@ -53,7 +57,7 @@ struct VisionSpec {
   /// one), several are concatenated on the channel axis. Empty: the output of the last block.
   std::vector<int64_t> feature_layers;
   bool class_token_last = false;  ///< it stands behind the patches
-  bool drop_class_token = false;  ///< leaves out the place where it stands
+  bool drop_class_token = false;  ///< leaves out the place where it stands, or they stand
   /// Patches a side of the cells that `input == patches` comes in.
   int64_t merge = 1;
   /// >0: blocks outside `full_blocks` attend inside windows of `window` pixels (Qwen2.5-VL).
@@ -88,8 +92,9 @@ struct TileTable {
 
 /// Everything the tower holds; undefined where the spec has no such part.
 struct VisionTower {
-  at::Tensor patch_weight;  ///< [width, 3·temporal·patch·patch], flattened channel-major
-  at::Tensor patch_bias, class_embedding, position_table;  ///< [width], [width], [rows, width]
+  at::Tensor pixel_mean, pixel_std;  ///< fp32 [3]
+  at::Tensor patch_weight;           ///< [width, 3·temporal·patch·patch], flattened channel-major
+  at::Tensor patch_bias, class_embedding, position_table;  ///< [width], [class_tokens, width], [rows, width]
   Norm pre_norm, post_norm;
   std::vector<VisionBlock> blocks;
   // Of joined tiles:
@@ -114,7 +119,7 @@ struct TowerRows {
   std::vector<at::Tensor> deepstack;  ///< [Σ tokens, width] of each of deepstack_blocks
 };
 
-/// Tokens of one tile or image: a row a patch, and one for the class token if it is kept.
+/// Tokens of one tile or image: a row a patch, and those of the class token if it is kept.
 int64_t tower_tokens(const VisionSpec& spec, const Grid& grid);
 
 /// [n, 3, h, w] → [n · (h/p) · (w/p), 3·p·p], patches row by row, each flattened channel-major; a remainder

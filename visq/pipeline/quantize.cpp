@@ -26,7 +26,7 @@ struct Output {
   const Plan& plan;
   std::unique_ptr<CheckpointWriter> writer;
   FormatResult result;
-  std::set<std::string> rewritten = {};  // norms and biases that smoothing changed
+  std::set<std::string> rewritten = {};  // what smoothing, or a merged adapter, has changed
 };
 
 // The folder of several outputs, removed again when the run fails before anything is in it.
@@ -71,6 +71,19 @@ std::vector<std::vector<std::string>> verbatim_tensors(const Output& output, con
   return names;
 }
 
+// What a merged adapter changes besides the weights that are quantized.
+std::set<std::string> merged_tensors(const Plan& plan, const Model& model) {
+  std::set<std::string> names;
+  const AdapterSpec* const merged = model.merged_adapter();
+  for (int64_t layer = 0; merged != nullptr && layer < model.spec().decoder.layers; ++layer)
+    for (const nn::LinearId& id : nn::linears(model.spec().decoder, layer)) {
+      names.insert(model.adapter_tensor(layer, id, *merged, "lora_B"));
+      if (plan.find(layer, id) == nullptr)
+        names.insert(model.names().module(model.spec(), layer, id) + ".weight");
+    }
+  return names;
+}
+
 void copy_tensors(Output& output, const Checkpoint& checkpoint, const std::vector<std::string>& names) {
   for (const std::string& name : names) {
     check_interrupt();
@@ -92,10 +105,7 @@ void write_linears(Output& output, const std::vector<SolvedLinear>& linears) {
 
 void write_layer(Output& output, const Model& model, int64_t layer, const SolvedLayer& solved) {
   write_linears(output, solved.linears);
-  for (const auto& [name, value] : solved.rewritten) {
-    output.writer->write(name, value);
-    output.rewritten.insert(name);
-  }
+  for (const auto& [name, value] : solved.rewritten) output.writer->write(name, value);
   if (solved.kv_scales) {
     const std::string keys =
         model.names().module(model.spec(), layer, nn::key_rows(model.spec().decoder).linear);
@@ -177,6 +187,7 @@ void quantize_with_data(std::vector<Output>& outputs, const Model& model, Calibr
       const auto format_start = Clock::now();
       SolvedLayer solved = solver.solve(output.plan);
       write_layer(output, model, layer, solved);
+      for (const auto& [name, value] : solved.rewritten) output.rewritten.insert(name);
       std::ranges::move(solved.reports, std::back_inserter(output.result.groups));
       output.result.seconds += seconds_since(format_start);
     }
@@ -324,6 +335,8 @@ QuantizeResult quantize(const Model& model, const std::vector<Plan>& plans, cons
   QuantizeResult result;
   const ParentFolder parent(options.out);
   std::vector<Output> outputs = open_outputs(model.checkpoint(), plans, options);
+  for (Output& output : outputs) output.rewritten = merged_tensors(output.plan, model);
+  if (const AdapterSpec* const merged = model.merged_adapter()) result.merged_adapter = merged->name;
   if (options.calibration) {
     Calibration calibration(model, *options.calibration);
     result.calibration_seconds += seconds_since(start);

@@ -40,6 +40,7 @@ struct FormatResult {
 struct QuantizeResult {
   std::vector<FormatResult> formats;
   int64_t samples = 0, samples_left_out = 0, text_tokens = 0, image_tokens = 0;
+  std::string merged_adapter;  ///< that the weights have taken; "": none
   double calibration_seconds = 0, total_seconds = 0;
   int64_t peak_resident = 0, peak_anonymous = 0;
 };

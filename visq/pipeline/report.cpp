@@ -9,6 +9,7 @@ Json report_json(const QuantizeResult& result, const FormatResult& format, const
   report["format"] = format.format;
   report["layout"] = format.layout;
   report["linears_quantized"] = format.linears;
+  if (!result.merged_adapter.empty()) report["merged_adapter"] = result.merged_adapter;
   report["source_bytes"] = format.source_bytes;
   report["output_bytes"] = format.output_bytes;
   report["calibration"] = {{"samples", result.samples},

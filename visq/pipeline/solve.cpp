@@ -90,8 +90,7 @@ LayerSolver::LayerSolver(const Model& model, int64_t layer, const LayerStatistic
 }
 
 at::Tensor LayerSolver::stored_weight(const LinearId& id) const {
-  const std::string module = model_.names().module(model_.spec(), layer_, id);
-  return model_.checkpoint().tensor(module + ".weight").to(model_.device());
+  return model_.linear_weight(layer_, id).to(model_.device());
 }
 
 at::Tensor LayerSolver::weight(const LinearId& id) const {
@@ -217,10 +216,9 @@ void LayerSolver::fold_into_adapters(const LinearId& id, SmoothedLayer& smoothed
   const at::Tensor scale = smoothed.scale_of({nn::group_of(spec_, layer_, id.role), id.expert});
   const auto divisor = smoothed.divisors.find(id);
   for (const AdapterSpec& adapter : model_.spec().adapters) {
+    if (&adapter == model_.merged_adapter()) continue;
     const auto source = [&](const char* matrix) {
-      return model_.names().source(visq::format("{}layers.{}.{}.{}.{}.weight", model_.spec().decoder_prefix,
-                                                layer_, nn::linear_path(spec_, layer_, id), matrix,
-                                                adapter.name));
+      return model_.adapter_tensor(layer_, id, adapter, matrix);
     };
     if (scale.defined())
       rewrite(
@@ -229,6 +227,18 @@ void LayerSolver::fold_into_adapters(const LinearId& id, SmoothedLayer& smoothed
       rewrite(
           source("lora_B"), [&](const at::Tensor& b) { divide_rows(b, divisor->second); }, smoothed);
   }
+}
+
+// What runs with a merged adapter must not get it twice: its B becomes zero. Linears that are not quantized
+// have the adapter in them too.
+void LayerSolver::rewrite_merged(const Plan& plan, const LinearId& id, SmoothedLayer& smoothed) const {
+  const AdapterSpec* const merged = model_.merged_adapter();
+  if (merged == nullptr) return;
+  rewrite(
+      model_.adapter_tensor(layer_, id, *merged, "lora_B"), [](const at::Tensor& b) { b.zero_(); }, smoothed);
+  if (plan.find(layer_, id) != nullptr) return;
+  smoothed.rewritten.emplace_back(model_.names().module(model_.spec(), layer_, id) + ".weight",
+                                  model_.linear_weight(layer_, id));
 }
 
 at::Tensor LayerSolver::smoothed_weight(const SmoothedLayer& smoothed, const LinearId& id) const {
@@ -290,7 +300,10 @@ SmoothedLayer LayerSolver::smooth(const Plan& plan) {
     }
     smoothed.scales.emplace(id, scale);
   }
-  for (const LinearId& id : nn::linears(spec_, layer_)) fold_into_adapters(id, smoothed);
+  for (const LinearId& id : nn::linears(spec_, layer_)) {
+    fold_into_adapters(id, smoothed);
+    rewrite_merged(plan, id, smoothed);
+  }
   return smoothed;
 }
 

@@ -81,6 +81,7 @@ class LayerSolver {
   at::Tensor fold_into_norm(nn::InputGroup group, const at::Tensor& scale, SmoothedLayer& smoothed) const;
   void fold_into_router(const at::Tensor& scale, SmoothedLayer& smoothed) const;
   void fold_into_adapters(const nn::LinearId& id, SmoothedLayer& smoothed) const;
+  void rewrite_merged(const Plan& plan, const nn::LinearId& id, SmoothedLayer& smoothed) const;
   void rewrite(const std::string& name, const std::function<void(const at::Tensor&)>& change,
                SmoothedLayer& smoothed) const;
   void fold_into_rows(const nn::RowRange& range, const at::Tensor& divisor, SmoothedLayer& smoothed) const;

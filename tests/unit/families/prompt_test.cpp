@@ -27,6 +27,17 @@ TEST(Vicuna, PutsImagesFirstAndASpaceAfterEachText) {
   EXPECT_EQ(render_answer(spec(PromptStyle::vicuna), "A cat."), " A cat.");
 }
 
+TEST(TemplateOnly, HasNoPromptOfItsOwn) {
+  ModelSpec only = spec(PromptStyle::template_only);
+  only.family = "some_family";
+  try {
+    render_prompt(only, {{"user", {text("What is this?")}}});
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("the checkpoint has no chat template"), std::string::npos);
+  }
+}
+
 TEST(Llama3, HasAHeaderForEachTurn) {
   EXPECT_EQ(render_prompt(spec(PromptStyle::llama_3_2),
                           {{"system", {text("Be brief.")}}, {"user", {text("See"), image(), text("Same?")}}}),

@@ -142,6 +142,61 @@ TEST(Nvila, StacksTheScalesOfDynamicS2) {
   expect_error(s2({{"image_aspect_ratio", "dynamic"}}), "does not go with 'dynamic_s2' true");
 }
 
+Json fixed_s2(const Json& more = Json::object()) {
+  Json root = {{"s2", true}, {"s2_scales", "896,448,1344"}, {"s2_max_split_size", 448}};
+  root.update(more);
+  return vila(root);
+}
+
+TEST(Vila, StacksTheScalesOfS2OnOneMap) {
+  const ImageLayout layout = describe(fixed_s2()).layout;
+  EXPECT_EQ(layout.kind, ImageLayout::Kind::scales);
+  EXPECT_TRUE(layout.joined_map);
+  EXPECT_EQ(layout.scales, (std::vector<int64_t>{1, 2}));
+  EXPECT_EQ(layout.reference_scale, 0);
+  EXPECT_FALSE(describe(s2(Json::object())).layout.joined_map);
+  EXPECT_EQ(describe(fixed_s2({{"s2_scales", "896,1344"}, {"s2_max_split_size", 448}})).layout.scales,
+            std::vector<int64_t>{2});
+  EXPECT_TRUE(
+      describe(fixed_s2({{"s2_scales", "448"}, {"s2_max_split_size", nullptr}})).layout.scales.empty());
+  expect_error(fixed_s2({{"s2_max_split_size", 336}}), "scale 448 of 's2_scales' is no multiple of 336");
+  expect_error(fixed_s2({{"s2_max_split_size", 1}}), "tiles of 1 pixels");
+  expect_error(fixed_s2({{"s2_scales", nullptr}}), "'s2_scales' is missing");
+  expect_error(fixed_s2({{"dynamic_s2", true}}), "'s2' and 'dynamic_s2' are both true");
+  expect_error(fixed_s2({{"image_aspect_ratio", "dynamic"}}), "does not go with 's2' true");
+}
+
+TEST(Vila, ReadsInternVitByItsAuthorsKeys) {
+  const Json tower = {{"model_type", "intern_vit_6b"}, {"hidden_size", 12},        {"intermediate_size", 24},
+                      {"num_hidden_layers", 3},        {"num_attention_heads", 2}, {"image_size", 448}};
+  const auto intern = [&](const Json& more, const Json& root = Json::object()) {
+    Json vision = tower;
+    vision.update(more);
+    Json config = vila({{"vision_tower_cfg", vision}, {"mm_vision_select_feature", "patch"}});
+    config.update(root);
+    return config;
+  };
+  const ModelSpec spec = describe(intern(Json::object()));
+  EXPECT_TRUE(spec.vision.rms_norm && spec.vision.fused_qkv && spec.vision.qk_norm &&
+              spec.vision.layer_scale);
+  EXPECT_TRUE(spec.vision.class_token && spec.vision.drop_class_token);
+  EXPECT_FALSE(spec.vision.qkv_bias);
+  EXPECT_EQ(spec.vision.patch, 14);
+  EXPECT_EQ(spec.tower_names.qkv, "attn.qkv");
+  EXPECT_TRUE(describe(intern({{"qkv_bias", true}})).vision.qkv_bias);
+  EXPECT_FALSE(describe(intern({{"qk_normalization", false}})).vision.qk_norm);
+  EXPECT_EQ(describe(intern({{"layer_norm_eps", 1e-5}})).vision.qk_norm_eps, 1e-5);
+  expect_error(intern({{"norm_type", "layer_norm"}}), "'norm_type' is 'layer_norm' (rms_norm is supported)");
+  expect_error(intern(Json::object(), {{"mm_vision_select_feature", "cls_patch"}}),
+               "does not leave one row a patch");
+  expect_error(intern(Json::object(), {{"image_aspect_ratio", "pad"}}), "has no colour");
+}
+
+TEST(Vila, OnlyNvilaReadsTheTokenizersTemplate) {
+  EXPECT_TRUE(describe(vila()).own_prompt);
+  EXPECT_FALSE(describe(nvila()).own_prompt);
+}
+
 TEST(Nvila, DynamicTilesAreEachALine) {
   EXPECT_EQ(describe(nvila({{"image_aspect_ratio", "dynamic"}})).layout.tile_end, "\n");
   EXPECT_EQ(describe(nvila({{"image_aspect_ratio", "resize"}})).layout.tile_end, "");
@@ -149,13 +204,12 @@ TEST(Nvila, DynamicTilesAreEachALine) {
 
 TEST(Vila, RefusesWhatItCannotRun) {
   expect_error(vila({{"ps3", true}}), "'ps3' is true");
-  expect_error(vila({{"s2", true}}), "'s2' is true");
   expect_error(vila({{"chat_template", "mistral"}}), "'chat_template' is 'mistral' (qwen2 is supported)");
   expect_error(vila({{"llm_cfg", "/train/llm"}}), "'llm_cfg' is missing");
   expect_error(vila({{"llm_cfg", {{"model_type", "mistral"}}}}),
                "llm/config.json: text model 'mistral' is not supported");
-  expect_error(vila({{"vision_tower_cfg", {{"model_type", "intern_vit_6b"}}}}),
-               "vision_tower/config.json: vision tower 'intern_vit_6b' is not supported");
+  expect_error(vila({{"vision_tower_cfg", {{"model_type", "radio"}}}}),
+               "vision_tower/config.json: vision tower 'radio' is not supported");
   expect_error(vila({{"mm_vision_select_layer", 4}}), "'mm_vision_select_layer' 4 does not exist");
   expect_error(vila({{"mm_vision_select_feature", "cls"}}), "'mm_vision_select_feature' is 'cls'");
   expect_error(vila({{"mm_vision_select_feature", "patch"}}), "does not leave one row a patch");

@@ -106,6 +106,14 @@ TEST(ImageGeometry, OfEquallyCloseGridsTheLargerWinsWhileTheImageFillsHalfOfIt) 
   EXPECT_EQ(closest_grid({480, 640}, {384, 384}, 9, 12), (TileGrid{3, 4}));
 }
 
+TEST(ImageGeometry, NemotronTakesTheGridThatKeepsMostPixelsInTheirShape) {
+  EXPECT_EQ(fullest_grid({512, 512}, 512, 12), (TileGrid{1, 1}));    // 0.6 of the pixels are enough
+  EXPECT_EQ(fullest_grid({1000, 1000}, 512, 12), (TileGrid{2, 2}));  // one tile holds 0.26 of them
+  EXPECT_EQ(fullest_grid({960, 1280}, 512, 12), (TileGrid{3, 4}));
+  EXPECT_EQ(fullest_grid({100, 5000}, 512, 12), (TileGrid{1, 12}));
+  EXPECT_EQ(fullest_grid({5000, 100}, 512, 5), (TileGrid{5, 1}));
+}
+
 TEST(ImageGeometry, Idefics3KeepsSidesEvenAndBelow4096) {
   EXPECT_EQ(longest_edge_size({375, 500}, 1456), (ImageSize{1092, 1456}));
   EXPECT_EQ(longest_edge_size({3, 7}, 100), (ImageSize{42, 100}));

@@ -195,6 +195,28 @@ TEST(ImageKinds, VilaTilesOnlyTheSingleImageOfASample) {
   EXPECT_EQ(out.columns, 4);
 }
 
+TEST(ImageKinds, VilaCutsTheImagesOfAllScales) {
+  const auto s2 = load_vila(R"({"s2": true, "s2_scales": "896,448,1344", "s2_max_split_size": 448})");
+  for (const int64_t images : {1, 2}) {
+    const auto out = s2.process(test_picture(640, 480), images);
+    EXPECT_EQ(out.pixels.sizes(), (Sizes{1 + 4 + 9, 3, 448, 448}));
+    EXPECT_EQ(out.rows, 3);
+    EXPECT_EQ(out.columns, 3);
+  }
+  const at::Tensor grey = s2.process(filled(20, 30, 51)).pixels;  // (0.2 − 0.5) / 0.5
+  EXPECT_TRUE(at::allclose(grey, at::full_like(grey, -0.6)));
+}
+
+TEST(ImageKinds, VilasInternVitHasAProcessorOfItsOwn) {
+  const TempDir dir;
+  dir.write("config.json", R"({"image_aspect_ratio": "resize"})");
+  dir.write("vision_tower/config.json", R"({"model_type": "intern_vit_6b"})");
+  const at::Tensor pixels = ImageProcessor::load(dir.path()).process(filled(20, 30, 255)).pixels;
+  EXPECT_EQ(pixels.sizes(), (Sizes{3, 448, 448}));
+  EXPECT_FLOAT_EQ(pixels[0][0][0].item<float>(), (1 - 0.485f) / 0.229f);
+  EXPECT_FLOAT_EQ(pixels[2][447][447].item<float>(), (1 - 0.406f) / 0.225f);
+}
+
 TEST(ImageKinds, SettingsThatAskForTooMuchAreErrors) {
   EXPECT_TRUE(
       mentions(load_error(R"({"image_processor_type": "MllamaImageProcessor", "max_image_tiles": 1000})"),

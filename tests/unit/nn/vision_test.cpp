@@ -188,6 +188,57 @@ TEST(Tower, NormsQueriesOverAllHeadsTogether) {
   EXPECT_GT(largest_difference(run_tower(spec, tower, {patches, {{3, 4}}, {}}).rows, before), 1e-3);
 }
 
+TEST(Tower, FusedQueriesAreNormedLikeSeparateOnes) {
+  VisionSpec spec = plain_spec();
+  spec.layers = 1, spec.qk_norm = true, spec.qk_norm_eps = 1e-2;
+  VisionTower tower = plain_tower(spec);
+  const at::Tensor patches = random({12, 12}, 1);
+  const at::Tensor separate = run_tower(spec, tower, {patches, {{3, 4}}, {}}).rows;
+  VisionBlock& block = tower.blocks[0];
+  block.qkv = {at::cat({block.q.weight, block.k.weight, block.v.weight}),
+               at::cat({block.q.bias, block.k.bias, block.v.bias}),
+               {}};
+  spec.fused_qkv = true;
+  EXPECT_LT(largest_difference(run_tower(spec, tower, {patches, {{3, 4}}, {}}).rows, separate), 1e-5);
+  spec.qk_norm_eps = 1e-6;
+  EXPECT_GT(largest_difference(run_tower(spec, tower, {patches, {{3, 4}}, {}}).rows, separate), 1e-5);
+}
+
+TEST(Tower, NormalizesThePixelsOfEachChannel) {
+  VisionSpec spec = plain_spec();
+  VisionTower tower = plain_tower(spec);
+  const at::Tensor patches = random({12, 12}, 1);  // 2 × 2 pixels of three channels
+  const at::Tensor mean = at::tensor({0.5F, 0.25F, -1.0F}), std = at::tensor({2.0F, 0.5F, 4.0F});
+  const at::Tensor normalized =
+      ((patches.view({12, 3, 4}) - mean.view({3, 1})) / std.view({3, 1})).view({12, 12});
+  const at::Tensor expected = run_tower(spec, tower, {normalized, {{3, 4}}, {}}).rows;
+  spec.normalizes = true;
+  tower.pixel_mean = mean, tower.pixel_std = std;
+  EXPECT_TRUE(at::equal(run_tower(spec, tower, {patches, {{3, 4}}, {}}).rows, expected));
+}
+
+TEST(Tower, SeveralClassTokensStandBeforePlacedPatches) {
+  VisionSpec spec = plain_spec();
+  spec.layers = 0;
+  spec.positions = VisionPositions::resampled;
+  spec.class_token = true, spec.class_tokens = 3;
+  VisionTower tower = plain_tower(spec);
+  tower.class_embedding = random({3, 16}, 5);
+  tower.position_table = random({9, 16}, 6);
+  const at::Tensor patches = random({18, 12}, 1);  // two images of 3 × 3
+  const at::Tensor rows = run_tower(spec, tower, {patches, {{3, 3}, {3, 3}}, {}}).rows.view({2, 12, 16});
+  const at::Tensor placed = patches.matmul(tower.patch_weight.t()).view({2, 9, 16}) + tower.position_table;
+  for (int64_t image = 0; image < 2; ++image) {
+    EXPECT_TRUE(at::equal(rows[image].narrow(0, 0, 3), tower.class_embedding));
+    EXPECT_LT(largest_difference(rows[image].narrow(0, 3, 9), placed[image]), 1e-5);
+  }
+  spec.drop_class_token = true;
+  EXPECT_EQ(tower_tokens(spec, {3, 3}), 9);
+  EXPECT_LT(largest_difference(run_tower(spec, tower, {patches, {{3, 3}, {3, 3}}, {}}).rows.view({2, 9, 16}),
+                               placed),
+            1e-5);
+}
+
 TEST(Tower, NormsWhatComesOutOfTheLastBlock) {
   VisionSpec spec = plain_spec();
   const VisionTower tower = plain_tower(spec);
