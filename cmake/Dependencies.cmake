@@ -48,6 +48,7 @@ pkg_check_modules(WEBP REQUIRED IMPORTED_TARGET libwebp libwebpdemux)
 pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
 pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
 pkg_check_modules(HWY REQUIRED IMPORTED_TARGET libhwy)
+pkg_check_modules(YAML REQUIRED IMPORTED_TARGET yaml-cpp)
 
 add_library(visq_codecs INTERFACE)
 add_library(visq::codecs ALIAS visq_codecs)
@@ -58,6 +59,9 @@ target_link_libraries(visq_text INTERFACE PkgConfig::PCRE2 PkgConfig::UTF8PROC)
 add_library(visq_hwy INTERFACE)
 add_library(visq::hwy ALIAS visq_hwy)
 target_link_libraries(visq_hwy INTERFACE PkgConfig::HWY)
+add_library(visq_yaml INTERFACE)
+add_library(visq::yaml ALIAS visq_yaml)
+target_link_libraries(visq_yaml INTERFACE PkgConfig::YAML)
 
 # ccache when it is there; the precompiled header needs these two sloppiness flags and -fpch-preprocess.
 find_program(CCACHE ccache)

@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 packages=(ninja-build ccache pkg-config libcli11-dev nlohmann-json3-dev libfmt-dev libpcre2-dev libutf8proc-dev
-  libjpeg62-turbo-dev libpng-dev libwebp-dev libhwy-dev libgtest-dev libbenchmark-dev clang-format-14 python3-venv)
+  libjpeg62-turbo-dev libpng-dev libwebp-dev libhwy-dev libyaml-cpp-dev libgtest-dev libbenchmark-dev clang-format-14 python3-venv)
 
 installed() { dpkg-query -W -f='${Status}' "$1" 2>/dev/null | grep -q 'ok installed'; }
 # Ubuntu has libjpeg-turbo under another name.

@@ -50,7 +50,7 @@ void run(const Arguments& arguments) {
                                {"skipped", rule.skipped}});
     visq::print("{}\n", json_text(json, 2));
   } else {
-    visq::print("{}: {} in the {} layout, for {}\n", arguments.output, preset_of(quantized->scheme()).name,
+    visq::print("{}: {} in the {} layout, for {}\n", arguments.output, quantized->format_name(),
                 quantized->layout().name(),
                 names.empty() ? "no engine" : visq::format("{}", fmt::join(names, ", ")));
     print_rules(validation);

@@ -28,8 +28,8 @@ std::string percent(double rate) { return visq::format("{:.1f} %", 100 * rate); 
 
 Row evaluate(const std::string& directory, const Runner& runner, const Evaluation& evaluation) {
   const auto& quantized = runner.quantized();
-  return {directory, quantized ? preset_of(quantized->scheme()).name : "original",
-          runner.checkpoint().total_bytes(), evaluation.score(runner)};
+  return {directory, quantized ? quantized->format_name() : "original", runner.checkpoint().total_bytes(),
+          evaluation.score(runner)};
 }
 
 // What `quantize --json` said of a format; null when it said nothing.

@@ -25,6 +25,23 @@ std::string part_of(const ModelSpec& spec, const std::string& name) {
   return "5 other";
 }
 
+std::string schemes_text(const std::vector<Scheme>& schemes) {
+  std::string text;
+  for (const Scheme& scheme : schemes)
+    text += visq::format("{}{}, {:.3g} bits a weight with scales, inputs {}", text.empty() ? "" : "; ",
+                         describe_weight(scheme), scheme.bits_per_weight(), describe_input(scheme));
+  return text;
+}
+
+Json schemes_json(const std::vector<Scheme>& schemes) {
+  Json list = Json::array();
+  for (const Scheme& scheme : schemes)
+    list.push_back({{"weights", describe_weight(scheme)},
+                    {"bits_per_weight", scheme.bits_per_weight()},
+                    {"inputs", describe_input(scheme)}});
+  return list;
+}
+
 void run(const std::string& directory, bool json) {
   const Checkpoint checkpoint(directory);
   const ModelSpec spec =
@@ -56,11 +73,11 @@ void run(const std::string& directory, bool json) {
                 {"bytes", checkpoint.total_bytes()},
                 {"tensors", checkpoint.names().size()}};
     if (quantized)
-      out["quantization"] = {{"format", preset_of(quantized->scheme()).name},
+      out["quantization"] = {{"format", quantized->format_name()},
                              {"layout", quantized->layout().name()},
                              {"linears", quantized_linears},
                              {"kv_cache", kv_cache_name(quantized->kv_cache())},
-                             {"bits_per_weight", quantized->scheme().bits_per_weight()},
+                             {"schemes", schemes_json(quantized->schemes())},
                              {"engines", quantized->engines()},
                              {"excluded", excluded}};
     for (const auto& [name, part] : parts)
@@ -75,15 +92,12 @@ void run(const std::string& directory, bool json) {
               directory, spec.family, spec.architecture, decoder.layers, decoder.hidden, decoder.heads,
               decoder.kv_heads, decoder.vocab);
   if (quantized) {
-    const Preset& preset = preset_of(quantized->scheme());
     const auto engines = quantized->engines();
-    visq::print(
-        "quantized: {} in the {} layout, {} linears ({}; {:.3g} bits a weight with scales), inputs {}, KV "
-        "cache {}; read by {}\n",
-        preset.name, quantized->layout().name(), quantized_linears, preset.weight,
-        preset.scheme.bits_per_weight(), preset.input,
-        quantized->kv_cache() == KvCacheFormat::none ? "as is" : kv_cache_name(quantized->kv_cache()),
-        engines.empty() ? "no engine" : visq::format("{}", fmt::join(engines, ", ")));
+    visq::print("quantized: {} in the {} layout, {} linears ({}), KV cache {}; read by {}\n",
+                quantized->format_name(), quantized->layout().name(), quantized_linears,
+                schemes_text(quantized->schemes()),
+                quantized->kv_cache() == KvCacheFormat::none ? "as is" : kv_cache_name(quantized->kv_cache()),
+                engines.empty() ? "no engine" : visq::format("{}", fmt::join(engines, ", ")));
     visq::print("excluded: {}\n", fmt::join(excluded, "  "));
   } else {
     visq::print("not quantized\n");

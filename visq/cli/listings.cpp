@@ -100,7 +100,8 @@ void list_formats(Style style) {
   list_kv_caches(style);
 }
 
-void add_listing(Command& program, const char* name, const char* description, void (*list)(Style)) {
+Command add_listing(Command& program, const char* name, const char* description,
+                    std::function<void(Style)> list) {
   auto json = std::make_shared<bool>(false), markdown = std::make_shared<bool>(false);
   Command command = program.add_command(name, description);
   CommandOption as_json = command.add_flag("--json", *json, "as JSON");
@@ -108,6 +109,7 @@ void add_listing(Command& program, const char* name, const char* description, vo
   command.on_run([json, markdown, list] {
     list(*json ? Style::json : *markdown ? Style::markdown : Style::text);
   });
+  return command;
 }
 
 }  // namespace
@@ -116,8 +118,14 @@ void add_families_command(Command& program) {
   add_listing(program, "families", "lists the model families that visq knows", list_families);
 }
 void add_formats_command(Command& program) {
-  add_listing(program, "formats", "lists the formats, where they are stored and who reads them",
-              list_formats);
+  auto shown = std::make_shared<std::string>();
+  Command command =
+      add_listing(program, "formats", "lists the formats, where they are stored and who reads them",
+                  [shown](Style style) {
+                    if (shown->empty()) return list_formats(style);
+                    visq::print("{}", find_preset(*shown).text);
+                  });
+  command.add_option("--show", *shown, "prints the recipe of this format instead");
   add_listing(program, "kv-caches", "lists the formats of the KV cache likewise", list_kv_caches);
 }
 

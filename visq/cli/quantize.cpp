@@ -1,5 +1,7 @@
 #include "visq/pipeline/quantize.h"
 
+#include <fstream>
+
 #include "visq/cli/commands.h"
 #include "visq/cli/options.h"
 #include "visq/core/error.h"
@@ -13,7 +15,7 @@ namespace visq {
 namespace {
 
 struct Arguments {
-  std::string model, formats, out, layout = "auto", kv_cache, calibration;
+  std::string model, formats, out, layout = "auto", kv_cache, calibration, save_recipe;
   std::vector<std::string> only, skip;
   int64_t samples = 512, seq_len = 2048;
   uint64_t max_shard_bytes = 5'000'000'000;
@@ -68,10 +70,23 @@ void print_summary(const QuantizeResult& result) {
               human_bytes(static_cast<uint64_t>(result.peak_resident)));
 }
 
+bool is_recipe_file(const std::string& format) {
+  return format.ends_with(".yaml") || format.ends_with(".yml");
+}
+
+void save_recipe(const std::filesystem::path& file, const std::vector<Plan>& plans) {
+  if (plans.size() != 1) fail("--save-recipe: writes one recipe; name one format");
+  std::ofstream stream(file, std::ios::binary);
+  stream << "# visq " VISQ_VERSION "; visq quantize --format FILE does the same again\n"
+         << recipe_text(plans.front().recipe);
+  if (!stream.flush()) fail("{}: cannot be written", file.string());
+}
+
 void run(const Arguments& arguments) {
   QuantizeOptions options;
   options.checkpoint = arguments.model;
-  options.formats = split_list(arguments.formats, "--format");
+  for (const std::string& format : split_list(arguments.formats, "--format"))
+    options.recipes.push_back(is_recipe_file(format) ? load_recipe(format) : find_preset(format).recipe);
   options.out = arguments.out;
   options.layout = arguments.layout;
   if (!arguments.kv_cache.empty()) options.kv_cache = parse_kv_cache(arguments.kv_cache);
@@ -91,14 +106,15 @@ void run(const Arguments& arguments) {
   const bool known =
       find_family(checkpoint.config(), (options.checkpoint / "config.json").string()) != nullptr;
   std::optional<Model> model;
-  if (arguments.merge_vision_adapter && !known)
+  if (arguments->merge_vision_adapter && !known)
     fail("--merge-vision-adapter: visq does not know this architecture, nor its adapters");
   if (known)
     model.emplace(checkpoint, options.device,
                   compute_dtype(arguments.compute.resolve_dtype(), options.device, checkpoint),
                   Model::LinearLoader(), arguments.compute.resolve_image_profile());
-  if (arguments.merge_vision_adapter) model->merge_image_adapter();
+  if (arguments->merge_vision_adapter) model->merge_image_adapter();
   const std::vector<Plan> plans = known ? make_plans(*model, options) : make_plans(checkpoint, options);
+  if (!arguments.save_recipe.empty()) save_recipe(arguments.save_recipe, plans);
   if (arguments.dry_run) {
     for (const Plan& plan : plans) visq::print("{}", describe_plan(plan));
     return;
@@ -118,7 +134,9 @@ void add_quantize_command(Command& program) {
   Command command = program.add_command("quantize", "quantizes a checkpoint to one or several formats");
   command.add_option("model", arguments->model, "checkpoint directory").required();
   command
-      .add_option("-f,--format", arguments->formats, "formats, separated by commas (visq formats lists them)")
+      .add_option(
+          "-f,--format", arguments->formats,
+          "formats (visq formats lists them) or recipes (files that end in .yaml), separated by commas")
       .required();
   command.add_option("-o,--out", arguments->out,
                      "directory to write; with several formats, DIR/FORMAT for each");
@@ -148,12 +166,14 @@ void add_quantize_command(Command& program) {
   command.add_option("--skip", arguments->skip,
                      "leave linears whose name matches this glob as they are (repeatable)");
   command.add_flag(
-      "--merge-vision-adapter", arguments.merge_vision_adapter,
+      "--merge-vision-adapter", arguments->merge_vision_adapter,
       "put the adapter that samples with images run with into the weights (Phi-4-multimodal): "
       "engines then need no adapter for images; texts run with it too, and speech is not served");
   command.add_option("--max-shard-size", arguments->max_shard_bytes, "most bytes in one .safetensors file")
       .show_default()
       .positive();
+  command.add_option("--save-recipe", arguments->save_recipe,
+                     "file that takes down the recipe of this run: rules, solvers, KV cache, --only, --skip");
   command.add_flag("--dry-run", arguments->dry_run, "print the plan and stop");
   command.add_flag("--force", arguments->force, "replace an output directory that exists");
   command.add_flag("--json", arguments->json, "the summary as JSON");

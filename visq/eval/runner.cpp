@@ -65,7 +65,7 @@ nn::Linear Runner::load_linear(const std::string& module) const {
     const at::Tensor stored = packed.pre_quant_scale.to(at::kFloat);
     if (!stored.eq(1).all().item<bool>()) factors = stored.to(model_->device(), model_->dtype());
   }
-  const InputFormat format = quantized_->scheme().input;
+  const InputFormat format = quantized_->scheme(module).input;
   if (format != InputFormat::none || factors.defined())
     linear.input = [factors, format, scale = packed.input_scale.value_or(1.0f)](const at::Tensor& x) {
       return simulate_input(format, factors.defined() ? x * factors : x, scale);

@@ -174,13 +174,14 @@ class CompressedTensorsLayout final : public Layout {
   }
 
   Json quantization_config(const ExportSummary& summary) const override {
+    const Scheme& scheme = summary.schemes.front();
     Json config;
     config["quant_method"] = "compressed-tensors";
-    config["format"] = format_of(summary.scheme);
+    config["format"] = format_of(scheme);
     config["quantization_status"] = "compressed";
     config["config_groups"]["group_0"] = {{"targets", {"Linear"}},
-                                          {"weights", weight_arguments(summary.scheme)},
-                                          {"input_activations", input_arguments(summary.scheme)},
+                                          {"weights", weight_arguments(scheme)},
+                                          {"input_activations", input_arguments(scheme)},
                                           {"output_activations", nullptr}};
     config["ignore"] = ignore_list(summary);
     config["kv_cache_scheme"] = nullptr;
@@ -192,12 +193,11 @@ class CompressedTensorsLayout final : public Layout {
           {"strategy", kv_format(summary.kv_cache).per_head ? "attn_head" : "tensor"},
           {"dynamic", false}};
     config["global_compression_ratio"] = nullptr;
-    config["producer"] = producer_of("visq", summary.scheme, summary.kv_cache);
+    config["producer"] = producer_of("visq", summary);
     return config;
   }
 
-  std::optional<std::pair<Scheme, KvCacheFormat>> recognise(const Json& config,
-                                                            const std::string& origin) const override {
+  std::optional<StoredQuantization> recognise(const Json& config, const std::string& origin) const override {
     if (get_or<std::string>(config, "quant_method", "", origin) != "compressed-tensors") return std::nullopt;
     const KvCacheFormat kv = recognise_kv_cache(config, origin);
     const auto format = require<std::string>(config, "format", origin);
@@ -207,7 +207,7 @@ class CompressedTensorsLayout final : public Layout {
       if (format == format_of(scheme) && groups.size() == 1 &&
           says(groups.front(), "weights", weight_arguments(scheme)) &&
           says(groups.front(), "input_activations", input_arguments(scheme)))
-        return std::pair{named_scheme(config, candidate.preset), kv};
+        return StoredQuantization{named_scheme(config, candidate.preset), {}, kv, named_recipe(config)};
     }
     fail("{}: this compressed-tensors scheme ({}) is not one that visq reads", origin, format);
   }

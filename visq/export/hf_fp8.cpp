@@ -55,14 +55,14 @@ class HfFp8Layout final : public Layout {
     return config;
   }
 
-  std::optional<std::pair<Scheme, KvCacheFormat>> recognise(const Json& config,
-                                                            const std::string& origin) const override {
+  std::optional<StoredQuantization> recognise(const Json& config, const std::string& origin) const override {
     if (get_or<std::string>(config, "quant_method", "", origin) != "fp8") return std::nullopt;
     const auto block = get_or<std::vector<int64_t>>(config, "weight_block_size", {}, origin);
     if (block != std::vector<int64_t>{kFp8Block, kFp8Block})
       fail("{}: weight_block_size is [{}]; visq reads [128, 128]", origin, fmt::join(block, ", "));
     const bool fp8_kv = config.contains("kv_cache_scheme") && config.at("kv_cache_scheme").is_object();
-    return std::pair{find_preset("fp8_pb_wo").scheme, fp8_kv ? KvCacheFormat::fp8 : KvCacheFormat::none};
+    return StoredQuantization{
+        find_preset("fp8_pb_wo").scheme, {}, fp8_kv ? KvCacheFormat::fp8 : KvCacheFormat::none, {}};
   }
 
   bool is_quantized(const Checkpoint& checkpoint, const std::string& module) const override {

@@ -54,8 +54,8 @@ at::Tensor read_bias(const Checkpoint& checkpoint, const std::string& name, cons
 
 }  // namespace
 
-std::vector<std::string> Layout::engines(const Scheme& scheme, KvCacheFormat kv_cache) const {
-  std::vector<std::string> names = engines(scheme);
+std::vector<std::string> Layout::engines(const std::vector<Scheme>& schemes, KvCacheFormat kv_cache) const {
+  std::vector<std::string> names = engines(schemes);
   if (kv_cache == KvCacheFormat::none) return names;
   const std::vector<std::string> readers = engines(kv_cache);
   std::erase_if(names,

@@ -1,5 +1,9 @@
 #include "visq/export/layout.h"
 
+#include <algorithm>
+
+#include "visq/core/format.h"
+
 namespace visq {
 
 const std::vector<const Layout*>& layouts() {
@@ -18,31 +22,69 @@ std::string layouts_with(KvCacheFormat kv_cache) {
   return names;
 }
 
+std::string describe(const std::vector<Scheme>& schemes) {
+  std::string text;
+  for (const Scheme& scheme : schemes)
+    text += visq::format("{}weights {} with inputs {}", text.empty() ? "" : " beside ",
+                         describe_weight(scheme), describe_input(scheme));
+  return text;
+}
+
 bool holds_cache(const Layout& layout, KvCacheFormat kv_cache) {
   return kv_cache == KvCacheFormat::none || layout.holds(kv_cache);
 }
 
 }  // namespace
 
-const Layout& find_layout(const std::string& name, const Preset& preset, KvCacheFormat kv_cache) {
+void add_stored(std::vector<Scheme>& schemes, const Scheme& scheme) {
+  if (std::ranges::none_of(schemes, [&](const Scheme& known) { return known.stored_like(scheme); }))
+    schemes.push_back(scheme);
+}
+
+const Scheme& StoredQuantization::scheme_of(const std::string& module) const {
+  const auto found = linears.find(module);
+  return found == linears.end() ? scheme : found->second;
+}
+
+std::vector<Scheme> StoredQuantization::schemes() const {
+  if (linears.empty()) return {scheme};
+  std::vector<Scheme> all;
+  for (const auto& [module, of_module] : linears) add_stored(all, of_module);
+  return all;
+}
+
+bool Layout::holds(const std::vector<Scheme>& schemes) const {
+  return (schemes.size() == 1 || holds_mixes()) &&
+         std::ranges::all_of(schemes, [this](const Scheme& scheme) { return holds(scheme); });
+}
+
+std::vector<std::string> Layout::engines(const std::vector<Scheme>& schemes) const {
+  return schemes.size() == 1 ? engines(schemes.front()) : engines_of_mix(schemes);
+}
+
+const Layout& find_layout(const std::string& name, const std::vector<Scheme>& schemes,
+                          const std::string& format, KvCacheFormat kv_cache) {
   if (name == "auto") {
     const Layout* best = nullptr;
+    bool held = false;
     for (const Layout* layout : layouts()) {
-      if (!layout->holds(preset.scheme) || !holds_cache(*layout, kv_cache)) continue;
-      if (best == nullptr || layout->engines(preset.scheme).size() > best->engines(preset.scheme).size())
-        best = layout;
+      if (!layout->holds(schemes)) continue;
+      held = true;
+      if (!holds_cache(*layout, kv_cache)) continue;
+      if (best == nullptr || layout->engines(schemes).size() > best->engines(schemes).size()) best = layout;
     }
+    if (!held) fail("{}: no layout has a place for {}", format, describe(schemes));
     if (best == nullptr)
       fail("--kv-cache {}: stored in these layouts alone: {}; none of them holds {}", kv_cache_name(kv_cache),
-           layouts_with(kv_cache), preset.name);
+           layouts_with(kv_cache), format);
     return *best;
   }
   std::string known;
   for (const Layout* layout : layouts()) {
     known += std::string(", ") + layout->name();
     if (layout->name() != name) continue;
-    if (!layout->holds(preset.scheme))
-      fail("--layout {}: this layout does not hold {}; use --layout auto", name, preset.name);
+    if (!layout->holds(schemes))
+      fail("--layout {}: this layout does not hold {}; use --layout auto", name, format);
     if (!holds_cache(*layout, kv_cache))
       fail("--layout {}: it has no place for what --kv-cache {} needs; these have: {}", name,
            kv_cache_name(kv_cache), layouts_with(kv_cache));

@@ -1,6 +1,7 @@
 // How packed tensors are named, typed and stored on disk, and which configuration tells the engines so.
 #pragma once
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -8,7 +9,7 @@
 #include "visq/core/json.h"
 #include "visq/io/checkpoint.h"
 #include "visq/io/checkpoint_writer.h"
-#include "visq/quant/scheme.h"
+#include "visq/quant/presets.h"
 
 namespace visq {
 
@@ -31,7 +32,7 @@ struct PackedLinear {
 
 /// What a configuration has to say about an output.
 struct ExportSummary {
-  Scheme scheme;
+  std::vector<Scheme> schemes;  ///< of the quantized linears, none stored like another
   KvCacheFormat kv_cache = KvCacheFormat::none;
   std::vector<std::string>
       unquantized_roots;  ///< subtrees (towers, projectors, head), every naming generation
@@ -40,6 +41,20 @@ struct ExportSummary {
   /// All linears that are not quantized, wherever they are, by their whole names in every naming generation:
   /// for layouts whose readers compare whole names.
   std::vector<std::string> other_linears;
+  /// Every quantized linear, by its name in its part's files; may be empty where there is one scheme.
+  std::vector<std::pair<std::string, Scheme>> linears = {};
+  std::string recipe = {};  ///< its name; "": none is named
+};
+
+/// What a configuration says of a checkpoint.
+struct StoredQuantization {
+  Scheme scheme;                          ///< of all quantized linears, unless `linears` says
+  std::map<std::string, Scheme> linears;  ///< by name in the part's files; empty: they have one scheme
+  KvCacheFormat kv_cache = KvCacheFormat::none;
+  std::string recipe;  ///< that made it; "": not said
+
+  const Scheme& scheme_of(const std::string& module) const;
+  std::vector<Scheme> schemes() const;  ///< none stored like another
 };
 
 /// One tensor of a quantized linear: its place in the plan and how to get its value.
@@ -81,8 +96,11 @@ class Layout {
   virtual bool holds(KvCacheFormat format) const = 0;
   /// Engines that read a KV cache of this format from this layout.
   virtual std::vector<std::string> engines(KvCacheFormat format) const = 0;
-  /// Those that read both.
-  std::vector<std::string> engines(const Scheme& scheme, KvCacheFormat kv_cache) const;
+  /// Engines that read linears of these schemes beside each other; several: none unless the layout says so.
+  std::vector<std::string> engines(const std::vector<Scheme>& schemes) const;
+  /// Those that read the KV cache too.
+  std::vector<std::string> engines(const std::vector<Scheme>& schemes, KvCacheFormat kv_cache) const;
+  bool holds(const std::vector<Scheme>& schemes) const;
   virtual KvStorage kv_storage(at::ScalarType source_dtype) const = 0;
   /// None for a format whose scales this layout need not say.
   std::vector<KvLayoutTensor> kv_tensors(const QuantizedKvCache& cache) const;
@@ -95,10 +113,10 @@ class Layout {
   /// Further files: name and content.
   virtual std::vector<std::pair<std::string, Json>> extra_files(const ExportSummary&) const { return {}; }
 
-  /// Scheme and KV format of a checkpoint in this layout; empty: its quantization_config is of another kind.
-  /// @throws Error when it is of this kind but not a scheme that visq knows
-  virtual std::optional<std::pair<Scheme, KvCacheFormat>> recognise(const Json& quantization_config,
-                                                                    const std::string& origin) const = 0;
+  /// Empty: the quantization_config is not of this layout.
+  /// @throws Error when it is, but not a scheme that visq knows
+  virtual std::optional<StoredQuantization> recognise(const Json& quantization_config,
+                                                      const std::string& origin) const = 0;
   virtual bool is_quantized(const Checkpoint& checkpoint, const std::string& module) const = 0;
   /// @throws Error naming the tensor when one is missing or misshapen
   virtual PackedLinear read(const Checkpoint& checkpoint, const std::string& module,
@@ -106,6 +124,11 @@ class Layout {
   /// @param cache  source_dtype says nothing here; −1 heads or channels: any number
   /// @throws Error naming the tensor when one is missing, misshapen, or no plausible number
   KvScales read_kv(const Checkpoint& checkpoint, const QuantizedKvCache& cache) const;
+
+ protected:
+  /// Whether linears of several schemes can stand beside each other.
+  virtual bool holds_mixes() const { return false; }
+  virtual std::vector<std::string> engines_of_mix(const std::vector<Scheme>&) const { return {}; }
 };
 
 const Layout& modelopt_layout();
@@ -114,9 +137,17 @@ const Layout& hf_fp8_layout();
 const std::vector<const Layout*>& layouts();
 
 /// @param name  "auto" (the layout that the most engines read), or a layout's name
-/// @throws Error when there is no such layout, or it does not hold the scheme or the KV cache
-const Layout& find_layout(const std::string& name, const Preset& preset,
-                          KvCacheFormat kv_cache = KvCacheFormat::none);
+/// @param format  what the schemes are called, for errors
+/// @throws Error when there is no such layout, or it does not hold the schemes or the KV cache
+const Layout& find_layout(const std::string& name, const std::vector<Scheme>& schemes,
+                          const std::string& format, KvCacheFormat kv_cache = KvCacheFormat::none);
+inline const Layout& find_layout(const std::string& name, const Preset& preset,
+                                 KvCacheFormat kv_cache = KvCacheFormat::none) {
+  return find_layout(name, {preset.scheme}, preset.name, kv_cache);
+}
+
+/// Adds the scheme unless one that is stored alike is there.
+void add_stored(std::vector<Scheme>& schemes, const Scheme& scheme);
 
 /// `config_text` with "quantization_config" added as the last key, everything else as it was.
 /// @throws Error when the text has that key already

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "visq/core/error.h"
@@ -38,13 +39,41 @@ std::string named(const Json& quantization_config, const char* key) {
   const auto name = producer->find(key);
   return name != producer->end() && name->is_string() ? name->get<std::string>() : "";
 }
+
+template <typename Value>
+void choose(const Json& quantization_config, const char* key, const char* (*name_of)(Value),
+            std::initializer_list<Value> values, Value& value) {
+  const std::string name = named(quantization_config, key);
+  for (const Value candidate : values)
+    if (name == name_of(candidate)) value = candidate;
+}
+
+// Of all schemes together: where any linear was smoothed, norms may have changed.
+Scheme solvers_of(const ExportSummary& summary) {
+  Scheme all;
+  const auto add = [&](const Scheme& scheme) {
+    if (scheme.solver != Solver::max) all.solver = scheme.solver;
+    if (scheme.scales != ScaleSearch::max) all.scales = scheme.scales;
+    if (scheme.rounding != Rounding::nearest) all.rounding = scheme.rounding;
+  };
+  for (const Scheme& scheme : summary.schemes) add(scheme);
+  for (const auto& [module, scheme] : summary.linears) add(scheme);
+  return all;
+}
 }  // namespace
 
 Scheme named_scheme(const Json& quantization_config, const char* preset) {
-  const Scheme& scheme = find_preset(preset).scheme;
+  Scheme scheme = find_preset(preset).scheme;
   for (const Preset& candidate : presets())
     if (candidate.name == named(quantization_config, "preset") && candidate.scheme.stored_like(scheme))
       return candidate.scheme;
+  choose(quantization_config, "smoothing", solver_name, {Solver::max, Solver::smoothquant, Solver::awq},
+         scheme.solver);
+  choose(quantization_config, "scales", scale_search_name,
+         {ScaleSearch::max, ScaleSearch::mse, ScaleSearch::output_error, ScaleSearch::four_over_six},
+         scheme.scales);
+  choose(quantization_config, "rounding", rounding_name, {Rounding::nearest, Rounding::gptq},
+         scheme.rounding);
   return scheme;
 }
 
@@ -57,11 +86,23 @@ KvCacheFormat named_kv_cache(const Json& quantization_config, KvCacheFormat kv_c
   return kv_cache;
 }
 
-Json producer_of(const char* name, const Scheme& scheme, KvCacheFormat kv_cache) {
-  Json producer = {{"name", name}, {"preset", preset_of(scheme).name}};
-  if (kv_cache != KvCacheFormat::none) producer["kv_cache"] = kv_cache_name(kv_cache);
+Json producer_of(const char* name, const ExportSummary& summary) {
+  Json producer = {{"name", name}};
+  if (!summary.recipe.empty()) producer["preset"] = summary.recipe;
+  const Scheme solvers = solvers_of(summary);
+  const bool said = std::ranges::any_of(presets(), [&](const Preset& preset) {
+    return preset.name == summary.recipe && preset.scheme == summary.schemes.front();
+  });
+  if (!said || summary.schemes.size() > 1) {
+    producer["smoothing"] = solver_name(solvers.solver);
+    producer["scales"] = scale_search_name(solvers.scales);
+    producer["rounding"] = rounding_name(solvers.rounding);
+  }
+  if (summary.kv_cache != KvCacheFormat::none) producer["kv_cache"] = kv_cache_name(summary.kv_cache);
   return producer;
 }
+
+std::string named_recipe(const Json& quantization_config) { return named(quantization_config, "preset"); }
 
 at::Tensor scalar_tensor(float value, at::ScalarType dtype, at::IntArrayRef shape) {
   return at::full(shape, value, at::kFloat).to(dtype);

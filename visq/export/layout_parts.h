@@ -11,14 +11,16 @@ at::Tensor read_checked(const Checkpoint& checkpoint, const std::string& name, a
 /// A scale of one element, any floating dtype and shape. @throws Error unless it is finite and positive
 float read_scale(const Checkpoint& checkpoint, const std::string& name);
 
-/// The scheme of the preset that a configuration of ours names beside its producer, if it is stored like
-/// `preset`'s; otherwise that one. Presets that differ in their solvers alone look alike otherwise.
+/// The scheme of `preset` with the solvers that a configuration of ours says beside its producer: schemes
+/// that differ in these alone are stored alike.
 Scheme named_scheme(const Json& quantization_config, const char* preset);
 
 /// Likewise of the KV cache: formats whose scales are 1 look like others.
 KvCacheFormat named_kv_cache(const Json& quantization_config, KvCacheFormat kv_cache);
 /// What a configuration of ours says beside its producer.
-Json producer_of(const char* name, const Scheme& scheme, KvCacheFormat kv_cache);
+Json producer_of(const char* name, const ExportSummary& summary);
+/// The recipe that a configuration of ours names; "": none.
+std::string named_recipe(const Json& quantization_config);
 
 /// Blocks of 128 that cover an extent.
 inline int64_t blocks_of(int64_t extent) { return (extent + kFp8Block - 1) / kFp8Block; }

@@ -1,6 +1,9 @@
 // ModelOpt's unified Hugging Face layout (spec/export.md §3).
 #include <ATen/ATen.h>
 
+#include <algorithm>
+#include <set>
+
 #include "visq/export/layout_parts.h"
 
 namespace visq {
@@ -37,10 +40,24 @@ const std::vector<Algorithm>& algorithms() {
   return all;
 }
 
-const Algorithm& algorithm_of(const Scheme& scheme) {
+constexpr const char* kMixed = "MIXED_PRECISION";
+
+const Algorithm* find_algorithm(const Scheme& scheme) {
   for (const Algorithm& algorithm : algorithms())
-    if (find_preset(algorithm.preset).scheme.stored_like(scheme)) return algorithm;
-  fail("the modelopt layout has no algorithm for {}", preset_of(scheme).name);
+    if (find_preset(algorithm.preset).scheme.stored_like(scheme)) return &algorithm;
+  return nullptr;
+}
+
+const Algorithm& algorithm_of(const Scheme& scheme) {
+  const Algorithm* found = find_algorithm(scheme);
+  if (found == nullptr) fail("the modelopt layout has no algorithm for {}", describe_weight(scheme));
+  return *found;
+}
+
+const Algorithm& named_algorithm(const std::string& name, const std::string& origin) {
+  for (const Algorithm& algorithm : algorithms())
+    if (name == algorithm.name) return algorithm;
+  fail("{}: quant_algo '{}' is not one that visq reads", origin, name);
 }
 
 // Keys that both configurations carry for blockwise formats.
@@ -51,6 +68,51 @@ void add_block_keys(Json& config, const Scheme& scheme) {
     config["has_zero_point"] = false;
     config["pre_quant_scale"] = true;
   }
+}
+
+// The algorithm of each linear, where they differ (spec/export.md §3.3).
+Json quantized_layers(const ExportSummary& summary) {
+  Json layers = Json::object();
+  for (const auto& [module, scheme] : summary.linears) {
+    Json& layer = layers[module] = {{"quant_algo", algorithm_of(scheme).name}};
+    add_block_keys(layer, scheme);
+  }
+  return layers;
+}
+
+// What the FP8 and NVFP4 algorithms say of themselves once more in the manner of compressed-tensors. Empty:
+// others.
+Json config_group(const Scheme& scheme) {
+  const bool grouped = scheme.stored_like(find_preset("fp8").scheme) ||
+                       (scheme.weight == Codec::nvfp4 && scheme.input != InputFormat::fp8);
+  if (!grouped) return {};
+  Json arguments = {
+      {"dynamic", false}, {"num_bits", scheme.weight == Codec::nvfp4 ? 4 : 8}, {"type", "float"}};
+  if (scheme.block > 0) arguments["group_size"] = scheme.block;
+  Json group = {{"weights", arguments}, {"targets", {"Linear"}}};
+  if (scheme.input != InputFormat::none) group["input_activations"] = arguments;
+  return group;
+}
+
+void add_config_groups(Json& config, const ExportSummary& summary) {
+  for (const Scheme& scheme : summary.schemes) {
+    Json group = config_group(scheme);
+    if (group.is_null()) continue;
+    if (summary.schemes.size() > 1) {
+      group["targets"] = Json::array();
+      for (const auto& [module, of_module] : summary.linears)
+        if (of_module.stored_like(scheme)) group["targets"].push_back(module);
+    }
+    Json& groups = config["config_groups"];
+    groups["group_" + std::to_string(groups.size())] = std::move(group);
+  }
+}
+
+// What both configurations say of the weights.
+void add_algorithm(Json& config, const ExportSummary& summary) {
+  const bool mixed = summary.schemes.size() > 1;
+  config["quant_algo"] = mixed ? kMixed : algorithm_of(summary.schemes.front()).name;
+  if (mixed) config["quantized_layers"] = quantized_layers(summary);
 }
 
 // For every root R the entries R and R.*: a bare "R*" is not understood alike by all engines (spec/export.md
@@ -95,9 +157,28 @@ const KvAlgorithm* find_kv_algorithm(KvCacheFormat format) {
 class ModelOptLayout final : public Layout {
  public:
   const char* name() const override { return "modelopt"; }
-  bool holds(const Scheme&) const override { return true; }
+  using Layout::engines;
+  using Layout::holds;
+  bool holds(const Scheme& scheme) const override { return find_algorithm(scheme) != nullptr; }
   std::vector<std::string> engines(const Scheme& scheme) const override {
     return algorithm_of(scheme).engines;
+  }
+  bool holds_mixes() const override { return true; }
+  // spec/export.md §7.1, §7.2. SGLang takes a mix without NVFP4 for another format.
+  std::vector<std::string> engines_of_mix(const std::vector<Scheme>& schemes) const override {
+    static const std::set<std::string> kMembers = {"FP8", "NVFP4", "W4A16_NVFP4", "MXFP8"};
+    std::vector<std::string> names = {"vllm", "sglang", "tensorrt-llm"};
+    bool has_nvfp4 = false;
+    for (const Scheme& scheme : schemes) {
+      const Algorithm& algorithm = algorithm_of(scheme);
+      has_nvfp4 |= algorithm.name == std::string("NVFP4") || algorithm.name == std::string("W4A16_NVFP4");
+      std::erase_if(names, [&](const std::string& name) {
+        return std::ranges::find(algorithm.engines, name) == algorithm.engines.end() ||
+               (name != "tensorrt-llm" && !kMembers.contains(algorithm.name));
+      });
+    }
+    if (!has_nvfp4) std::erase(names, "sglang");
+    return names;
   }
   at::ScalarType scale_dtype(at::ScalarType) const override { return at::kFloat; }
 
@@ -170,52 +251,52 @@ class ModelOptLayout final : public Layout {
   KvStorage kv_storage(at::ScalarType) const override { return {".k_proj.k_", ".v_proj.v_", at::kFloat, {}}; }
 
   Json quantization_config(const ExportSummary& summary) const override {
-    const Scheme& scheme = summary.scheme;
     Json config;
-    const bool grouped = scheme == find_preset("fp8").scheme ||
-                         (scheme.weight == Codec::nvfp4 && scheme.input != InputFormat::fp8);
-    if (grouped) {
-      Json arguments = {
-          {"dynamic", false}, {"num_bits", scheme.weight == Codec::nvfp4 ? 4 : 8}, {"type", "float"}};
-      if (scheme.block > 0) arguments["group_size"] = scheme.block;
-      config["config_groups"]["group_0"] = {{"weights", arguments}, {"targets", {"Linear"}}};
-      if (scheme.input != InputFormat::none)
-        config["config_groups"]["group_0"]["input_activations"] = arguments;
-    }
+    add_config_groups(config, summary);
     config["ignore"] = exclude_modules(summary);
-    config["quant_algo"] = algorithm_of(scheme).name;
+    add_algorithm(config, summary);
     if (const Json algorithm = kv_algorithm(summary.kv_cache); algorithm == "FP8")
       config["kv_cache_scheme"] = {{"dynamic", false}, {"num_bits", 8}, {"type", "float"}};
     else if (!algorithm.is_null())
       config["kv_cache_scheme"] = algorithm;
-    config["producer"] = producer_of("modelopt", scheme, summary.kv_cache);
+    config["producer"] = producer_of("modelopt", summary);
     config["producer"]["version"] = kProducerVersion;
     config["quant_method"] = "modelopt";
     // Not written by ModelOpt, but readers of config.json alone cannot build the layer without them (§3.3).
-    add_block_keys(config, scheme);
+    if (summary.schemes.size() == 1) add_block_keys(config, summary.schemes.front());
     config["kv_cache_quant_algo"] = kv_algorithm(summary.kv_cache);
     return config;
   }
 
   std::vector<std::pair<std::string, Json>> extra_files(const ExportSummary& summary) const override {
     Json quantization;
-    quantization["quant_algo"] = algorithm_of(summary.scheme).name;
+    add_algorithm(quantization, summary);
     quantization["kv_cache_quant_algo"] = kv_algorithm(summary.kv_cache);
-    add_block_keys(quantization, summary.scheme);
+    if (summary.schemes.size() == 1) add_block_keys(quantization, summary.schemes.front());
     quantization["exclude_modules"] = exclude_modules(summary);
     return {{"hf_quant_config.json",
              {{"producer", {{"name", "modelopt"}, {"version", kProducerVersion}}},
               {"quantization", quantization}}}};
   }
 
-  std::optional<std::pair<Scheme, KvCacheFormat>> recognise(const Json& config,
-                                                            const std::string& origin) const override {
+  std::optional<StoredQuantization> recognise(const Json& config, const std::string& origin) const override {
     if (get_or<std::string>(config, "quant_method", "", origin) != "modelopt") return std::nullopt;
-    const auto algo = require<std::string>(config, "quant_algo", origin);
-    for (const Algorithm& algorithm : algorithms())
-      if (algo == algorithm.name)
-        return std::pair{named_scheme(config, algorithm.preset), recognise_kv_cache(config, origin)};
-    fail("{}: quant_algo '{}' is not one that visq reads", origin, algo);
+    StoredQuantization stored;
+    stored.recipe = named_recipe(config);
+    stored.kv_cache = recognise_kv_cache(config, origin);
+    const auto algorithm = require<std::string>(config, "quant_algo", origin);
+    if (algorithm != kMixed) {
+      stored.scheme = named_scheme(config, named_algorithm(algorithm, origin).preset);
+      return stored;
+    }
+    const auto layers = require<Json>(config, "quantized_layers", origin);
+    if (!layers.is_object() || layers.empty()) fail("{}: quantized_layers lists no linear", origin);
+    for (const auto& [module, layer] : layers.items()) {
+      const auto name = require<std::string>(layer, "quant_algo", origin + ": quantized_layers: " + module);
+      stored.linears.emplace(module, named_scheme(config, named_algorithm(name, origin).preset));
+    }
+    stored.scheme = stored.linears.begin()->second;
+    return stored;
   }
 
   bool is_quantized(const Checkpoint& checkpoint, const std::string& module) const override {

@@ -1,5 +1,7 @@
 #include "visq/export/quantized_checkpoint.h"
 
+#include <algorithm>
+
 #include "visq/export/layout_parts.h"
 
 namespace visq {
@@ -22,14 +24,35 @@ std::optional<QuantizedCheckpoint> QuantizedCheckpoint::open(const Checkpoint& c
   const auto config = get_or<Json>(part.config, "quantization_config", nullptr, origin);
   if (config.is_null()) return std::nullopt;
   for (const Layout* layout : layouts())
-    if (const auto found = layout->recognise(config, origin))
-      return QuantizedCheckpoint(checkpoint, *layout, found->first,
-                                 with_scales_of_1(found->second, *layout, checkpoint));
+    if (auto found = layout->recognise(config, origin)) {
+      found->kv_cache = with_scales_of_1(found->kv_cache, *layout, checkpoint);
+      return QuantizedCheckpoint(checkpoint, *layout, std::move(*found));
+    }
   fail("{}: quant_method '{}' is not one that visq reads", origin,
        get_or<std::string>(config, "quant_method", "", origin));
 }
 
-std::vector<std::string> QuantizedCheckpoint::engines() const { return layout_->engines(scheme_, kv_cache_); }
+std::vector<std::string> QuantizedCheckpoint::engines() const {
+  return layout_->engines(schemes(), stored_.kv_cache);
+}
+
+const Scheme& QuantizedCheckpoint::scheme(const std::string& module) const {
+  return stored_.scheme_of(checkpoint_.name_in_part(module));
+}
+
+bool QuantizedCheckpoint::is_smoothed() const {
+  return std::ranges::any_of(schemes(), [](const Scheme& scheme) { return scheme.solver != Solver::max; });
+}
+
+std::string QuantizedCheckpoint::format_name() const {
+  if (!stored_.recipe.empty()) return stored_.recipe;
+  std::string names;
+  for (const Scheme& scheme : schemes()) {
+    const Preset* preset = preset_of(scheme);
+    names += (names.empty() ? "" : " + ") + (preset != nullptr ? preset->name : describe_weight(scheme));
+  }
+  return names;
+}
 
 at::Tensor QuantizedCheckpoint::effective_weight(const PackedLinear& linear) {
   at::Tensor weight = dequantize(linear.weight);
@@ -40,7 +63,7 @@ at::Tensor QuantizedCheckpoint::effective_weight(const PackedLinear& linear) {
 
 KvScales QuantizedCheckpoint::kv_scales(const std::string& attention, int64_t kv_heads,
                                         int64_t head_dim) const {
-  return layout_->read_kv(checkpoint_, {attention, kv_cache_, kv_heads, head_dim});
+  return layout_->read_kv(checkpoint_, {attention, stored_.kv_cache, kv_heads, head_dim});
 }
 
 }  // namespace visq

@@ -15,14 +15,23 @@ class QuantizedCheckpoint {
   static std::optional<QuantizedCheckpoint> open(const Checkpoint& checkpoint);
 
   const Layout& layout() const { return *layout_; }
-  const Scheme& scheme() const { return scheme_; }
-  KvCacheFormat kv_cache() const { return kv_cache_; }
+  /// Of a quantized linear.
+  const Scheme& scheme(const std::string& module) const;
+  /// All that occur, none stored like another.
+  std::vector<Scheme> schemes() const { return stored_.schemes(); }
+  KvCacheFormat kv_cache() const { return stored_.kv_cache; }
+  /// Whether scales were moved between weights and what stands before them.
+  bool is_smoothed() const;
+  /// For people: the recipe's name, the preset with this scheme, or the algorithms.
+  std::string format_name() const;
 
   /// Engines that read both the weights and the KV cache.
   std::vector<std::string> engines() const;
 
   bool is_quantized(const std::string& module) const { return layout_->is_quantized(checkpoint_, module); }
-  PackedLinear read(const std::string& module) const { return layout_->read(checkpoint_, module, scheme_); }
+  PackedLinear read(const std::string& module) const {
+    return layout_->read(checkpoint_, module, scheme(module));
+  }
   /// The weight that an engine multiplies with: dequantized, second stage applied; inputs still want
   /// pre_quant_scale.
   static at::Tensor effective_weight(const PackedLinear& linear);
@@ -32,13 +41,11 @@ class QuantizedCheckpoint {
   KvScales kv_scales(const std::string& attention, int64_t kv_heads = -1, int64_t head_dim = -1) const;
 
  private:
-  QuantizedCheckpoint(const Checkpoint& checkpoint, const Layout& layout, Scheme scheme,
-                      KvCacheFormat kv_cache)
-      : checkpoint_(checkpoint), layout_(&layout), scheme_(scheme), kv_cache_(kv_cache) {}
+  QuantizedCheckpoint(const Checkpoint& checkpoint, const Layout& layout, StoredQuantization stored)
+      : checkpoint_(checkpoint), layout_(&layout), stored_(std::move(stored)) {}
   const Checkpoint& checkpoint_;
   const Layout* layout_;
-  Scheme scheme_;
-  KvCacheFormat kv_cache_;
+  StoredQuantization stored_;
 };
 
 }  // namespace visq

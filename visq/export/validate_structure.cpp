@@ -78,11 +78,11 @@ void check_configs(const ValidationContext& context, Validation& validation) {
   }
   {
     Findings findings(validation, "A4", "the engines asked for read this scheme in this layout");
-    const auto readers = context.quantized.layout().engines(context.quantized.scheme());
+    const auto readers = context.quantized.layout().engines(context.quantized.schemes());
     for (const Engine engine : context.engines)
       findings.expect(std::find(readers.begin(), readers.end(), engine_name(engine)) != readers.end(),
                       "{} does not read {} in the {} layout", engine_name(engine),
-                      preset_of(context.quantized.scheme()).name, context.quantized.layout().name());
+                      context.quantized.format_name(), context.quantized.layout().name());
     const KvCacheFormat kv_cache = context.quantized.kv_cache();
     if (kv_cache != KvCacheFormat::none) {
       const auto kv_readers = context.quantized.layout().engines(kv_cache);
@@ -168,7 +168,7 @@ bool has_merged_weight(const ValidationContext& context, const std::string& name
   const std::string module = parent_of(name);
   const TensorInfo &a = context.source->info(name), &b = context.output.info(name);
   return linear_name(module) != module && a.dtype == b.dtype && a.shape == b.shape &&
-         at::equal(source_weight(context, module), context.output.tensor(name));
+         source_weight(context, module).equal(context.output.tensor(name));
 }
 
 }  // namespace
@@ -215,13 +215,16 @@ void check_names(const ValidationContext& context, Validation& validation) {
       const size_t expected = group.front().ends_with("q_proj") ? 3 : 2;
       findings.expect(group.size() == expected, "only some of what is fused with '{}' is quantized",
                       group.front());
+      for (const std::string& module : group)
+        findings.expect(context.quantized.scheme(module).stored_like(context.quantized.scheme(group.front())),
+                        "'{}' and '{}', which are fused, have unlike schemes", group.front(), module);
     }
   }
   Findings findings(validation, "B6",
                     "what is not quantized is the source's, byte for byte, folded norms, biases, routers and "
                     "adapters, and merged adapters, aside");
   if (context.source == nullptr) return findings.skip("needs --source");
-  const bool smoothed = context.quantized.scheme().solver != Solver::max;
+  const bool smoothed = context.quantized.is_smoothed();
   for (const std::string& name : context.source->names()) {
     if (!output.contains(name) || context.modules.contains(parent_of(name))) continue;
     const bool may_be_folded =
@@ -238,10 +241,10 @@ void check_names(const ValidationContext& context, Validation& validation) {
 }
 
 void check_shapes(const ValidationContext& context, Validation& validation) {
-  const Scheme& scheme = context.quantized.scheme();
   Findings findings(validation, "C1",
                     "dtypes and shapes are those of the layout and of the source's linears");
   for (const std::string& module : context.modules) {
+    const Scheme& scheme = context.quantized.scheme(module);
     QuantizedLinear linear{module, 0, 0, at::kBFloat16, scheme, reads_alone(module)};
     if (context.source != nullptr && context.source->contains(module + ".weight")) {
       const TensorInfo& info = context.source->info(module + ".weight");

@@ -100,9 +100,11 @@ void check_each(const ValidationContext& context, Validation& validation) {
   Findings finite(validation, "C4", "no NaN byte, no infinite scale");
   Findings positive(validation, "D1", "scales are positive and plausible");
   Findings codes(validation, "D3", "codes use their range");
-  const Scheme& scheme = context.quantized.scheme();
-  const bool largest_codes = scheme.scales == ScaleSearch::max && scheme.rounding == Rounding::nearest;
+  bool searched = false;
   for (const std::string& module : context.modules) {
+    const Scheme& scheme = context.quantized.scheme(module);
+    const bool largest_codes = scheme.scales == ScaleSearch::max && scheme.rounding == Rounding::nearest;
+    searched |= !largest_codes;
     const PackedLinear linear = context.quantized.read(module);
     for (const at::Tensor* tensor : {&linear.weight.codes, &linear.weight.scale}) {
       if (tensor->scalar_type() == at::kFloat8_e4m3fn)
@@ -122,7 +124,7 @@ void check_each(const ValidationContext& context, Validation& validation) {
                       "'{}': input scale {} is not plausible", module, *linear.input_scale);
     if (largest_codes) check_codes(module, linear.weight, codes);
   }
-  if (!largest_codes) codes.skip("the solver may leave the largest codes unused");
+  if (searched) codes.skip("the solver may leave the largest codes unused");
 }
 
 void check_kv_scales(const ValidationContext& context, Validation& validation) {
@@ -147,14 +149,17 @@ void check_kv_scales(const ValidationContext& context, Validation& validation) {
 }
 
 void check_fused(const ValidationContext& context, Validation& validation) {
-  const Scheme& scheme = context.quantized.scheme();
   Findings fused(validation, "D9", "fused linears share their scalar scales");
   Findings range(validation, "D5", "scalar scales cover the largest weight of the fused group");
-  if (scheme.weight != Codec::nvfp4 && !scheme.fp8_second_stage) range.skip("the format has no second scale");
+  if (std::ranges::none_of(context.quantized.schemes(), [](const Scheme& scheme) {
+        return scheme.weight == Codec::nvfp4 || scheme.fp8_second_stage;
+      }))
+    range.skip("the format has no second scale");
   auto groups = context.fused_groups();
   for (const std::string& module : context.modules)
     if (reads_alone(module)) groups.push_back({module});
   for (const auto& group : groups) {
+    const Scheme& scheme = context.quantized.scheme(group.front());
     std::vector<PackedLinear> linears;
     double largest = 0;
     for (const std::string& module : group) {
@@ -235,7 +240,6 @@ void check_scales(const ValidationContext& context, Validation& validation) {
 }
 
 void check_values(const ValidationContext& context, Validation& validation) {
-  const Scheme& scheme = context.quantized.scheme();
   Findings errors(validation, "E1",
                   "dequantized weights are the source's, up to rounding and folded smoothing");
   Findings pairs(validation, "E3", "what smoothing took from v and up is what o and down got");
@@ -244,7 +248,7 @@ void check_values(const ValidationContext& context, Validation& validation) {
     pairs.skip("needs --source");
     return;
   }
-  const bool smoothed = scheme.solver != Solver::max;
+  const bool smoothed = context.quantized.is_smoothed();
   if (!smoothed) pairs.skip("the format does not smooth");
   std::map<std::string, at::Tensor> taken;  // of v and up rows, per block
   for (const char* pass : {"writers", "readers"})
@@ -287,8 +291,8 @@ void check_values(const ValidationContext& context, Validation& validation) {
         }
       }
       const double error = relative_error(value, reference);
-      errors.expect(error <= error_bound(scheme), "'{}': relative error {:.3f}, more than {:.3f}", module,
-                    error, error_bound(scheme));
+      const double bound = error_bound(context.quantized.scheme(module));
+      errors.expect(error <= bound, "'{}': relative error {:.3f}, more than {:.3f}", module, error, bound);
     }
 }
 

@@ -129,7 +129,9 @@ Roots roots_of(const Plan& plan, const Checkpoint& checkpoint) {
 }
 
 ExportSummary summarize(const Plan& plan, const Checkpoint& checkpoint) {
-  ExportSummary summary{plan.scheme, plan.recipe.kv_cache, {}, {}, others(plan, checkpoint)};
+  ExportSummary summary{plan.schemes, plan.kv_cache, {}, {}, others(plan, checkpoint), {}, plan.recipe.name};
+  for (const Site& site : plan.sites)
+    summary.linears.emplace_back(checkpoint.name_in_part(site.linear.module), site.linear.scheme);
   Roots roots = roots_of(plan, checkpoint);
   std::set<std::string> seen;
   const auto add = [&](const std::string& root) {
@@ -158,7 +160,7 @@ void check_excludes(const Plan& plan, const Checkpoint& checkpoint) {
   const auto entries =
       layout.quantization_config(plan.summary).at(layout.exclude_key()).get<std::vector<std::string>>();
   const std::set<std::string> quantized = modules_of(plan);
-  for (const std::string& engine : layout.engines(plan.scheme))
+  for (const std::string& engine : layout.engines(plan.schemes))
     for (const std::string& module : linear_modules(checkpoint)) {
       if (!checkpoint.in_text_model(module)) continue;
       const bool excluded = engine_excludes(parse_engine(engine), entries, checkpoint.name_in_part(module),
@@ -236,12 +238,11 @@ std::vector<std::vector<std::string>> decoder_linears_by_name(const Checkpoint& 
   return groups;
 }
 
-Plan make_named_plan(const Checkpoint& checkpoint, const Recipe& recipe, const Preset& preset,
-                     const Layout& layout, std::filesystem::path directory) {
+Plan make_named_plan(const Checkpoint& checkpoint, const Recipe& recipe, const std::string& layout,
+                     std::filesystem::path directory) {
   Plan plan;
   plan.recipe = recipe;
-  plan.scheme = preset.scheme;
-  plan.layout = &layout;
+  plan.kv_cache = recipe.kv_cache.value_or(KvCacheFormat::none);
   plan.directory = std::move(directory);
   const auto groups = decoder_linears_by_name(checkpoint);
   if (groups.empty())
@@ -250,12 +251,15 @@ Plan make_named_plan(const Checkpoint& checkpoint, const Recipe& recipe, const P
         "'model.layers.0.self_attn.q_proj'",
         checkpoint.directory().string());
   std::set<std::string> layers;
-  std::map<std::string, std::set<bool>> experts;  // whether those of a layer are quantized
+  std::vector<std::string> modules;
+  std::map<std::string, std::vector<std::optional<Scheme>>> experts;  // what those of a layer get
   for (const std::vector<std::string>& group : groups) {
     std::vector<size_t> sites;
     for (const std::string& module : group) {
       const auto scheme = recipe.scheme_for(module);
-      experts[experts_of(module)].insert(scheme.has_value());
+      modules.push_back(module);
+      auto& verdicts = experts[experts_of(module)];
+      if (verdicts.empty() || verdicts.back() != scheme) verdicts.push_back(scheme);
       if (!scheme) {
         plan.left_out.push_back(module);
         continue;
@@ -264,11 +268,12 @@ Plan make_named_plan(const Checkpoint& checkpoint, const Recipe& recipe, const P
       plan.sites.push_back({0, {}, describe_linear(checkpoint, module, *scheme, group.size() == 1)});
     }
     if (sites.empty()) continue;
-    if (sites.size() != group.size())
+    const Scheme& scheme = plan.sites[sites.front()].linear.scheme;
+    if (sites.size() != group.size() ||
+        std::ranges::any_of(sites, [&](size_t site) { return plan.sites[site].linear.scheme != scheme; }))
       fail(
-          "the recipe quantizes some but not all of '{}': engines fuse q/k/v and gate/up, so choose all of "
-          "them "
-          "or none",
+          "the recipe does not have the same for all of '{}': engines fuse q/k/v and gate/up, so give all of "
+          "them the same scheme, or none",
           fmt::join(group, "', '"));
     plan.groups.push_back(std::move(sites));
   }
@@ -276,12 +281,15 @@ Plan make_named_plan(const Checkpoint& checkpoint, const Recipe& recipe, const P
   for (const auto& [stack, verdicts] : experts)
     if (verdicts.size() > 1)
       fail(
-          "the recipe quantizes some but not all of '{}': engines run them as one, so choose all of them or "
-          "none",
+          "the recipe does not have the same for all of '{}': engines run them as one, so give all of them "
+          "the "
+          "same scheme, or none",
           stack);
   if (plan.sites.empty())
     fail("the recipe matches no linear of this model ({}); the linears are named like '{}'",
          describe_rules(recipe), groups.front().front());
+  check_rules(recipe, modules);
+  choose_layout(plan, layout);
   for (const Site& site : plan.sites) {
     const std::vector<std::string> parts = components(site.linear.module);
     std::string layer;

@@ -18,8 +18,8 @@ std::vector<std::vector<std::string>> decoder_linears_by_name(const Checkpoint& 
 /// As make_plan; Plan::groups says which sites read the same input.
 /// @throws Error also when the checkpoint has no such linear, or when the exclude list cannot be written such
 ///         that the engines read from it what is quantized
-Plan make_named_plan(const Checkpoint& checkpoint, const Recipe& recipe, const Preset& preset,
-                     const Layout& layout, std::filesystem::path directory);
+Plan make_named_plan(const Checkpoint& checkpoint, const Recipe& recipe, const std::string& layout,
+                     std::filesystem::path directory);
 
 /// "model.layers.*.mlp.up_proj × 24, …": what the plan quantizes, and what it leaves, in a line.
 std::string describe_choice(const Plan& plan, const Checkpoint& checkpoint);

@@ -25,7 +25,7 @@ std::vector<std::string> spellings(const Model& model, const std::string& module
 
 ExportSummary summarize(const Plan& plan, const Model& model) {
   const ModelSpec& spec = model.spec();
-  ExportSummary summary{plan.scheme, plan.recipe.kv_cache, spec.unquantized_roots, {}, {}};
+  ExportSummary summary{plan.schemes, plan.kv_cache, spec.unquantized_roots, {}, {}, {}, plan.recipe.name};
   const auto leave = [&](std::vector<std::string>& list, const std::string& module) {
     for (std::string& name : spellings(model, module))
       if (std::ranges::find(list, name) == list.end()) list.push_back(std::move(name));
@@ -40,7 +40,10 @@ ExportSummary summarize(const Plan& plan, const Model& model) {
   for (int64_t layer = 0; layer < spec.decoder.layers; ++layer)
     if (spec.decoder.is_sparse(layer)) leave(summary.unquantized_linears, model.names().router(spec, layer));
   std::set<std::string> quantized;
-  for (const Site& site : plan.sites) quantized.insert(site.linear.module);
+  for (const Site& site : plan.sites) {
+    quantized.insert(site.linear.module);
+    summary.linears.emplace_back(model.checkpoint().name_in_part(site.linear.module), site.linear.scheme);
+  }
   for (const std::string& module : linear_modules(model.checkpoint()))
     if (model.checkpoint().in_text_model(module) && !quantized.contains(module))
       for (std::string& name : spellings(model, module)) summary.other_linears.push_back(std::move(name));
@@ -54,12 +57,38 @@ const Site* Plan::find(int64_t layer, const LinearId& id) const {
   return found == site_index_.end() ? nullptr : &sites[found->second];
 }
 
+const Scheme* Plan::scheme_of(const nn::DecoderSpec& spec, int64_t layer, const nn::GroupId& id) const {
+  const Site* site = find(layer, nn::members(spec, layer, id).front());
+  return site != nullptr ? &site->linear.scheme : nullptr;
+}
+
+bool Plan::needs_gram() const {
+  return std::ranges::any_of(sites, [](const Site& site) { return site.linear.scheme.needs_gram(); });
+}
+
 std::string describe_rules(const Recipe& recipe) {
   std::string rules;
-  for (const Rule& rule : recipe.rules)
-    rules +=
-        visq::format("{}{} '{}'", rules.empty() ? "" : ", ", rule.scheme ? "quantize" : "skip", rule.pattern);
+  const auto add = [&](const char* verb, const std::string& sites) {
+    rules += visq::format("{}{} '{}'", rules.empty() ? "" : ", ", verb, sites);
+  };
+  for (const Rule& rule : recipe.rules) add(rule.scheme ? "quantize" : "skip", rule.sites);
+  for (const std::string& pattern : recipe.only) add("only", pattern);
+  for (const std::string& pattern : recipe.skip) add("skip", pattern);
   return rules;
+}
+
+void check_rules(const Recipe& recipe, const std::vector<std::string>& modules) {
+  for (const Rule& rule : recipe.rules)
+    if (!rule.origin.empty() && std::ranges::none_of(modules, [&](const std::string& module) {
+          return glob_match(rule.sites, module);
+        }))
+      fail("{}: the rule for '{}' matches no linear of this model; they are named like '{}'", rule.origin,
+           rule.sites, modules.empty() ? "" : modules.front());
+}
+
+void choose_layout(Plan& plan, const std::string& layout) {
+  for (const Site& site : plan.sites) add_stored(plan.schemes, site.linear.scheme);
+  plan.layout = &find_layout(layout, plan.schemes, plan.recipe.name, plan.kv_cache);
 }
 
 QuantizedLinear describe_linear(const Checkpoint& checkpoint, const std::string& module, const Scheme& scheme,
@@ -79,7 +108,7 @@ QuantizedLinear describe_linear(const Checkpoint& checkpoint, const std::string&
   if (scheme.weight == Codec::int4 && (rows % 2 != 0 || columns % 8 != 0))
     fail("{}: tensor '{}.weight' has shape [{}, {}]: int4 needs an even number of rows",
          checkpoint.file_of(info.name).string(), module, rows, columns);
-  if (scheme == find_preset("int8_wo").scheme && columns % 4 != 0)
+  if (scheme.stored_like(find_preset("int8_wo").scheme) && columns % 4 != 0)
     fail(
         "{}: tensor '{}.weight' has {} columns: int8_wo packs four of them into a word; leave it out with "
         "--skip '{}'",
@@ -95,9 +124,14 @@ QuantizedKvCache kv_cache_of(const Model& model, int64_t layer, KvCacheFormat fo
 bool can_fold(const Plan& plan, const nn::DecoderSpec& spec, int64_t layer, const nn::GroupId& id) {
   switch (id.group) {
     case InputGroup::attn_in:
-    case InputGroup::mlp_in:
-      return std::ranges::all_of(nn::smoothed_together(spec, layer, id),
-                                 [&](const LinearId& linear) { return plan.find(layer, linear) != nullptr; });
+    case InputGroup::mlp_in: {
+      const Scheme* own = plan.scheme_of(spec, layer, id);
+      return own != nullptr &&
+             std::ranges::all_of(nn::smoothed_together(spec, layer, id), [&](const LinearId& linear) {
+               const Site* site = plan.find(layer, linear);
+               return site != nullptr && site->linear.scheme.smoothed_like(*own);
+             });
+    }
     case InputGroup::cross_in:
       return false;
     case InputGroup::attn_out:
@@ -108,28 +142,38 @@ bool can_fold(const Plan& plan, const nn::DecoderSpec& spec, int64_t layer, cons
   return false;
 }
 
-Plan make_plan(const Model& model, const Recipe& recipe, const Preset& preset, const Layout& layout,
+Plan make_plan(const Model& model, const Recipe& recipe, const std::string& layout,
                std::filesystem::path directory) {
   const Checkpoint& checkpoint = model.checkpoint();
   const ModelSpec& spec = model.spec();
   Plan plan;
   plan.recipe = recipe;
-  plan.scheme = preset.scheme;
-  plan.layout = &layout;
+  plan.kv_cache = recipe.kv_cache.value_or(KvCacheFormat::none);
   plan.directory = std::move(directory);
   plan.layers = spec.decoder.layers;
+  std::vector<std::string> modules;
   for (int64_t layer = 0; layer < spec.decoder.layers; ++layer) {
     size_t experts_chosen = 0, experts_all = 0;
+    std::optional<Scheme> of_experts;
     for (const nn::GroupId& group : nn::groups(spec.decoder, layer)) {
       size_t chosen = 0;
+      std::optional<Scheme> of_group;
       const std::vector<LinearId> linears = nn::members(spec.decoder, layer, group);
       for (const LinearId& id : linears) {
         const std::string module = model.names().module(spec, layer, id);
+        modules.push_back(module);
         const auto scheme = recipe.scheme_for(module);
         if (!scheme) {
           plan.left_out.push_back(module);
           continue;
         }
+        if (of_group.value_or(*scheme) != *scheme)
+          fail(
+              "the recipe has different schemes for the {} linears of layer {}: engines fuse q/k/v and "
+              "gate/up, "
+              "so give all of them the same",
+              nn::group_name(group.group), layer);
+        of_group = scheme;
         ++chosen;
         plan.site_index_.emplace(std::pair{layer, id}, plan.sites.size());
         plan.sites.push_back({layer, id, describe_linear(checkpoint, module, *scheme, linears.size() == 1)});
@@ -140,6 +184,13 @@ Plan make_plan(const Model& model, const Recipe& recipe, const Preset& preset, c
             "gate/up, so choose all of them or none",
             nn::group_name(group.group), layer);
       if (group.expert == nn::kNoExpert) continue;
+      if (of_group && of_experts.value_or(*of_group) != *of_group)
+        fail(
+            "the recipe has different schemes for the experts of layer {}: engines run them as one, so give "
+            "all "
+            "of them the same",
+            layer);
+      if (of_group) of_experts = of_group;
       experts_chosen += chosen;
       experts_all += linears.size();
     }
@@ -152,18 +203,20 @@ Plan make_plan(const Model& model, const Recipe& recipe, const Preset& preset, c
   if (plan.sites.empty())
     fail("the recipe matches no linear of this model ({}); the linears are named like '{}'",
          describe_rules(recipe), model.names().module(spec, 0, nn::linears(spec.decoder, 0).front()));
+  check_rules(recipe, modules);
+  choose_layout(plan, layout);
   AddedTensors added;
-  if (recipe.kv_cache != KvCacheFormat::none && kv_format(recipe.kv_cache).nvfp4 &&
+  if (plan.kv_cache != KvCacheFormat::none && kv_format(plan.kv_cache).nvfp4 &&
       spec.decoder.head_dim % kNvfp4Block != 0)
     fail("--kv-cache {}: heads of {} channels are no multiple of the block of {}; take fp8",
-         kv_cache_name(recipe.kv_cache), spec.decoder.head_dim, kNvfp4Block);
-  if (recipe.kv_cache != KvCacheFormat::none)
+         kv_cache_name(plan.kv_cache), spec.decoder.head_dim, kNvfp4Block);
+  if (plan.kv_cache != KvCacheFormat::none)
     for (int64_t layer = 0; layer < spec.decoder.layers; ++layer) {
       const std::string keys =
           model.names().module(spec, layer, nn::key_rows(spec.decoder).linear) + ".weight";
       // Keys are quantized even where the projection itself is left out.
       for (KvLayoutTensor& tensor :
-           layout.kv_tensors(kv_cache_of(model, layer, recipe.kv_cache, checkpoint.info(keys).dtype)))
+           plan.layout->kv_tensors(kv_cache_of(model, layer, plan.kv_cache, checkpoint.info(keys).dtype)))
         added[keys].push_back(std::move(tensor.planned));
     }
   plan_tensors(plan, checkpoint, added);
@@ -196,26 +249,48 @@ void plan_tensors(Plan& plan, const Checkpoint& checkpoint, const AddedTensors& 
   for (const PlannedTensor& tensor : plan.tensors) plan.output_bytes += tensor.bytes();
 }
 
+namespace {
+
+// One line for each scheme.
+std::string describe_schemes(const Plan& plan) {
+  std::string text;
+  for (const Scheme& scheme : plan.schemes) {
+    text += visq::format("  weights      {} ({:.3g} bits each with scales), inputs {}, solver {}",
+                         describe_weight(scheme), scheme.bits_per_weight(), describe_input(scheme),
+                         scheme.solvers());
+    if (plan.schemes.size() > 1)
+      text += visq::format(": {} linears", std::ranges::count_if(plan.sites, [&](const Site& site) {
+                             return site.linear.scheme.stored_like(scheme);
+                           }));
+    text += "\n";
+  }
+  return text;
+}
+
+}  // namespace
+
 std::string describe_plan(const Plan& plan) {
-  const Preset& preset = preset_of(plan.scheme);
-  const auto engines = plan.layout->engines(plan.scheme, plan.recipe.kv_cache);
-  uint64_t weights = 0;
-  for (const Site& site : plan.sites)
-    weights += static_cast<uint64_t>(site.linear.rows * site.linear.columns);
+  const auto engines = plan.layout->engines(plan.schemes, plan.kv_cache);
+  double weights = 0, bits = 0;
+  for (const Site& site : plan.sites) {
+    const auto count = static_cast<double>(site.linear.rows * site.linear.columns);
+    weights += count;
+    bits += count * site.linear.scheme.bits_per_weight();
+  }
   std::string text = visq::format(
       "{}  →  {}\n"
       "  layout       {}, read by {}\n"
-      "  weights      {} ({:.3g} bits each with scales), inputs {}, solver {}, KV cache {}\n"
-      "  quantized    {} linears in {} decoder layers, {:.4g} M weights\n"
+      "{}"
+      "  KV cache     {}\n"
+      "  quantized    {} linears in {} decoder layers, {:.4g} M weights of {:.3g} bits\n"
       "  left as is   {}{}\n"
       "  size         {} → {} ({:.2f}×)\n",
-      preset.name, plan.directory.string(), plan.layout->name(),
+      plan.recipe.name, plan.directory.string(), plan.layout->name(),
       engines.empty() ? std::string("no engine") : visq::format("{}", fmt::join(engines, ", ")),
-      preset.weight, plan.scheme.bits_per_weight(), preset.input, plan.scheme.solvers(),
-      kv_cache_name(plan.recipe.kv_cache), plan.sites.size(), plan.layers, static_cast<double>(weights) / 1e6,
-      "vision tower, projector, embeddings, norms, lm_head",
+      describe_schemes(plan), kv_cache_name(plan.kv_cache), plan.sites.size(), plan.layers, weights / 1e6,
+      bits / weights, "vision tower, projector, embeddings, norms, lm_head",
       plan.left_out.empty() ? std::string()
-                            : visq::format(", and {} linears by --only/--skip", plan.left_out.size()),
+                            : visq::format(", and {} linears by the recipe", plan.left_out.size()),
       human_bytes(plan.source_bytes), human_bytes(plan.output_bytes),
       static_cast<double>(plan.source_bytes) / static_cast<double>(plan.output_bytes));
   for (const std::string& module : plan.left_out) text += visq::format("    {}\n", module);

@@ -22,7 +22,8 @@ struct Site {
 /// One output directory.
 struct Plan {
   Recipe recipe;
-  Scheme scheme;
+  KvCacheFormat kv_cache = KvCacheFormat::none;
+  std::vector<Scheme> schemes;  ///< of the sites, none stored like another
   const Layout* layout = nullptr;
   std::filesystem::path directory;
 
@@ -38,22 +39,32 @@ struct Plan {
   uint64_t copied_bytes = 0;                    ///< of those whose files are copied: of the other parts
 
   const Site* find(int64_t layer, const nn::LinearId& id) const;  ///< nullptr when left out
+  /// Of the linears of a group, which share theirs; nullptr when they are left out.
+  const Scheme* scheme_of(const nn::DecoderSpec& spec, int64_t layer, const nn::GroupId& id) const;
+  bool needs_gram() const;
 
  private:
-  friend Plan make_plan(const Model&, const Recipe&, const Preset&, const Layout&, std::filesystem::path);
+  friend Plan make_plan(const Model&, const Recipe&, const std::string&, std::filesystem::path);
   std::map<std::pair<int64_t, nn::LinearId>, size_t> site_index_;  // layer, linear → index into sites
 };
 
-/// @throws Error when the recipe matches nothing, splits a fused group (q/k/v, gate/up), or a width is not
-/// divisible by the
-///         format's block (names the tensor)
-Plan make_plan(const Model& model, const Recipe& recipe, const Preset& preset, const Layout& layout,
+/// @param layout  a layout's name, or "auto"
+/// @throws Error when the recipe or one of its rules matches nothing, splits a fused group (q/k/v, gate/up)
+/// or
+///         the experts of a layer, or a width is not divisible by the format's block (names the tensor); when
+///         no layout holds what comes of it
+Plan make_plan(const Model& model, const Recipe& recipe, const std::string& layout,
                std::filesystem::path directory);
 
+/// Refuses rules that some file says (Rule::origin) and that match none of these modules.
+void check_rules(const Recipe& recipe, const std::vector<std::string>& modules);
+/// Fills in what follows from the sites: schemes, layout.
+void choose_layout(Plan& plan, const std::string& layout);
+
 /// Whether the smoothing scale of a group can be folded exactly into what produces its input.
-/// q/k/v and gate/up: the norm before them, when all that reads it is quantized; o: the rows of v; down: the
-/// rows of up, when those are quantized too. The vision rows that cross layers read serve all of these
-/// layers, so nothing can be folded into them.
+/// q/k/v and gate/up: the norm before them, when all that reads it is quantized and smoothed alike; o: the
+/// rows of v; down: the rows of up, when those are quantized too. The vision rows that cross layers read
+/// serve all of these layers, so nothing can be folded into them.
 bool can_fold(const Plan& plan, const nn::DecoderSpec& spec, int64_t layer, const nn::GroupId& id);
 
 /// What a plan says of one linear. @throws Error naming the tensor when its type or shape does not suit the

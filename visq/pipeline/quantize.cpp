@@ -109,8 +109,8 @@ void write_layer(Output& output, const Model& model, int64_t layer, const Solved
   if (solved.kv_scales) {
     const std::string keys =
         model.names().module(model.spec(), layer, nn::key_rows(model.spec().decoder).linear);
-    const QuantizedKvCache cache = kv_cache_of(model, layer, output.plan.recipe.kv_cache,
-                                               model.checkpoint().info(keys + ".weight").dtype);
+    const QuantizedKvCache cache =
+        kv_cache_of(model, layer, output.plan.kv_cache, model.checkpoint().info(keys + ".weight").dtype);
     for (const KvLayoutTensor& tensor : output.plan.layout->kv_tensors(cache))
       output.writer->write(tensor.planned.name, tensor.value(*solved.kv_scales).to(at::kCPU));
   }
@@ -156,14 +156,14 @@ void check_without_images(const Plan& plan, const Model& model, int64_t layer) {
   const bool scheme = std::ranges::any_of(plan.sites, [layer](const Site& site) {
     return site.layer == layer && site.linear.scheme.needs_calibration();
   });
-  if (!scheme && !needs_calibration(plan.recipe.kv_cache)) return;
+  if (!scheme && !needs_calibration(plan.kv_cache)) return;
   const std::string attention = model.names().attention(model.spec(), layer);
   const std::string block = attention.substr(0, attention.rfind('.'));
   fail(
       "{} needs statistics of layer '{}', which runs only for samples with images, and the calibration data "
       "has "
       "none: add some, or say {}--kv-cache none",
-      scheme ? "--format " + plan.recipe.name : "--kv-cache " + kv_cache_name(plan.recipe.kv_cache), block,
+      scheme ? "--format " + plan.recipe.name : "--kv-cache " + kv_cache_name(plan.kv_cache), block,
       scheme ? visq::format("--skip '{}.*' for it and all layers like it, and ", block) : "");
 }
 
@@ -171,7 +171,7 @@ void check_without_images(const Plan& plan, const Model& model, int64_t layer) {
 void quantize_with_data(std::vector<Output>& outputs, const Model& model, Calibration& calibration,
                         QuantizeResult& result) {
   const bool with_gram =
-      std::ranges::any_of(outputs, [](const Output& output) { return output.plan.scheme.needs_gram(); });
+      std::ranges::any_of(outputs, [](const Output& output) { return output.plan.needs_gram(); });
   const int64_t layers = model.spec().decoder.layers;
   for (int64_t layer = 0; layer < layers && calibration.image_tokens() == 0; ++layer)
     if (model.spec().decoder.is_cross(layer))
@@ -226,12 +226,12 @@ std::vector<Output> open_outputs(const Checkpoint& checkpoint, const std::vector
     output.result.source_bytes = plan.source_bytes;
     output.result.output_bytes = plan.output_bytes;
     output.result.linears = plan.sites.size();
-    if (plan.layout->engines(plan.scheme).empty())
+    if (plan.layout->engines(plan.schemes).empty())
       log_warning(visq::format("no engine reads {} in the {} layout (--layout auto picks one that is read)",
                                plan.recipe.name, plan.layout->name()));
-    else if (plan.layout->engines(plan.scheme, plan.recipe.kv_cache).empty())
+    else if (plan.layout->engines(plan.schemes, plan.kv_cache).empty())
       log_warning(visq::format("no engine reads {} with a KV cache of {} in the {} layout", plan.recipe.name,
-                               kv_cache_name(plan.recipe.kv_cache), plan.layout->name()));
+                               kv_cache_name(plan.kv_cache), plan.layout->name()));
     outputs.push_back(std::move(output));
   }
   return outputs;
@@ -249,34 +249,47 @@ QuantizeResult finish(std::vector<Output>& outputs, QuantizeResult result, Clock
   return result;
 }
 
-// FP8, unless there is nothing to calibrate it with and no format that asks for data anyway.
-KvCacheFormat kv_cache_of(const QuantizeOptions& options) {
-  if (options.kv_cache) return *options.kv_cache;
-  const bool needs_data = std::ranges::any_of(options.formats, [](const std::string& format) {
-    return find_preset(format).scheme.needs_calibration();
-  });
-  if (options.calibration || needs_data) return KvCacheFormat::fp8;
+// FP8, unless there is nothing to calibrate it with and no recipe that asks for data anyway.
+KvCacheFormat default_kv_cache(const QuantizeOptions& options) {
+  if (options.calibration || std::ranges::any_of(options.recipes, &Recipe::needs_calibration))
+    return KvCacheFormat::fp8;
   log_info("KV cache: none, because its scales would need calibration data (--calib)");
   return KvCacheFormat::none;
 }
 
-/// @param plan_of  (recipe, preset, layout, directory) → Plan
+// The recipe with what the run says besides.
+Recipe chosen(Recipe recipe, const QuantizeOptions& options) {
+  if (options.kv_cache) recipe.kv_cache = options.kv_cache;
+  if (!recipe.kv_cache) recipe.kv_cache = default_kv_cache(options);
+  if (!options.only.empty()) recipe.only = options.only;
+  recipe.skip.insert(recipe.skip.end(), options.skip.begin(), options.skip.end());
+  return recipe;
+}
+
+// Schemes that only smooth round without it (--calib none).
+void check_without_data(const Plan& plan) {
+  for (const Site& site : plan.sites) {
+    const Scheme& scheme = site.linear.scheme;
+    if (scheme.has_input_scale())
+      fail("--format {}: its input scales need calibration data; give --calib FILE", plan.recipe.name);
+    if (scheme.packs_by_gram())
+      fail("--format {}: {} needs calibration data; give --calib FILE", plan.recipe.name, scheme.solvers());
+  }
+  if (needs_calibration(plan.kv_cache))
+    fail("--kv-cache {}: its scales need calibration data; give --calib FILE, or say --kv-cache none",
+         kv_cache_name(plan.kv_cache));
+}
+
+/// @param plan_of  (recipe, directory) → Plan
 template <class PlanOf>
-std::vector<Plan> plans_of(const QuantizeOptions& options, KvCacheFormat kv_cache, const PlanOf& plan_of) {
+std::vector<Plan> plans_of(const QuantizeOptions& options, const PlanOf& plan_of) {
   std::vector<Plan> plans;
   std::set<std::string> seen;
-  for (const std::string& format : options.formats) {
-    const Preset& preset = find_preset(format);
-    if (!seen.insert(format).second) fail("--format names {} twice", format);
-    plans.push_back(plan_of(Recipe::from_preset(preset, kv_cache, options.only, options.skip), preset,
-                            find_layout(options.layout, preset, kv_cache),
-                            options.formats.size() == 1 ? options.out : options.out / format));
-    if (options.calibration) continue;
-    // Schemes that only smooth round without it (--calib none).
-    if (preset.scheme.has_input_scale())
-      fail("--format {}: its input scales need calibration data; give --calib FILE", format);
-    if (preset.scheme.packs_by_gram())
-      fail("--format {}: {} needs calibration data; give --calib FILE", format, preset.scheme.solvers());
+  for (const Recipe& recipe : options.recipes) {
+    if (!seen.insert(recipe.name).second) fail("--format names {} twice", recipe.name);
+    plans.push_back(plan_of(chosen(recipe, options),
+                            options.recipes.size() == 1 ? options.out : options.out / recipe.name));
+    if (!options.calibration) check_without_data(plans.back());
   }
   return plans;
 }
@@ -286,12 +299,13 @@ void check_without_model(const Checkpoint& checkpoint, const QuantizeOptions& op
   std::string without_data, reason;
   for (const Preset& preset : presets())
     if (!preset.scheme.needs_calibration()) without_data += (without_data.empty() ? "" : ", ") + preset.name;
-  for (const std::string& format : options.formats)
-    if (find_preset(format).scheme.needs_calibration()) reason = "--format " + format;
+  for (const Recipe& recipe : options.recipes) {
+    if (recipe.needs_calibration()) reason = "--format " + recipe.name;
+    const auto kv_cache = options.kv_cache ? options.kv_cache : recipe.kv_cache;
+    if (kv_cache.value_or(KvCacheFormat::none) != KvCacheFormat::none)
+      reason = "--kv-cache " + kv_cache_name(*kv_cache);
+  }
   if (options.calibration) reason = "--calib";
-  if (const KvCacheFormat kv_cache = options.kv_cache.value_or(KvCacheFormat::none);
-      kv_cache != KvCacheFormat::none)
-    reason = "--kv-cache " + kv_cache_name(kv_cache);
   if (reason.empty()) return;
   const std::string origin = (checkpoint.directory() / "config.json").string();
   const auto names = get_or<std::vector<std::string>>(checkpoint.config(), "architectures", {}, origin);
@@ -305,25 +319,16 @@ void check_without_model(const Checkpoint& checkpoint, const QuantizeOptions& op
 }  // namespace
 
 std::vector<Plan> make_plans(const Model& model, const QuantizeOptions& options) {
-  const KvCacheFormat kv_cache = kv_cache_of(options);
-  auto plans = plans_of(options, kv_cache,
-                        [&](const Recipe& recipe, const Preset& preset, const Layout& layout,
-                            const std::filesystem::path& directory) {
-                          return make_plan(model, recipe, preset, layout, directory);
-                        });
-  if (!options.calibration && needs_calibration(kv_cache))
-    fail("--kv-cache {}: its scales need calibration data; give --calib FILE, or say --kv-cache none",
-         kv_cache_name(kv_cache));
-  return plans;
+  return plans_of(options, [&](const Recipe& recipe, const std::filesystem::path& directory) {
+    return make_plan(model, recipe, options.layout, directory);
+  });
 }
 
 std::vector<Plan> make_plans(const Checkpoint& checkpoint, const QuantizeOptions& options) {
   check_without_model(checkpoint, options);
-  auto plans = plans_of(options, kv_cache_of(options),
-                        [&](const Recipe& recipe, const Preset& preset, const Layout& layout,
-                            const std::filesystem::path& directory) {
-                          return make_named_plan(checkpoint, recipe, preset, layout, directory);
-                        });
+  auto plans = plans_of(options, [&](const Recipe& recipe, const std::filesystem::path& directory) {
+    return make_named_plan(checkpoint, recipe, options.layout, directory);
+  });
   log_warning(visq::format(
       "{}: visq does not know this architecture and found the linears by their names: {}",
       (checkpoint.directory() / "config.json").string(), describe_choice(plans.front(), checkpoint)));

@@ -13,12 +13,14 @@ namespace visq {
 
 struct QuantizeOptions {
   std::filesystem::path checkpoint;
-  std::vector<std::string> formats;  ///< preset names
-  std::filesystem::path out;         ///< one format: the directory itself; several: its parent
+  std::vector<Recipe> recipes;  ///< one output each; their names differ
+  std::filesystem::path out;    ///< one recipe: the directory itself; several: its parent
   std::string layout = "auto";
-  /// Empty: fp8, but none where there are no data and no format needs any.
+  /// In place of the recipes'. Empty, and none in the recipe: fp8, but none where there are no data and no
+  /// recipe needs any.
   std::optional<KvCacheFormat> kv_cache;
-  std::vector<std::string> only, skip;            ///< globs over module names
+  /// Globs over module names: `only` in place of the recipes' own, `skip` besides.
+  std::vector<std::string> only, skip;
   std::optional<CalibrationOptions> calibration;  ///< empty: none
   at::Device device = at::kCPU;
   std::optional<at::ScalarType>

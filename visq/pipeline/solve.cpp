@@ -108,7 +108,8 @@ bool LayerSolver::reads_routed_norm(const GroupId& id) const {
 
 const AwqDecision& LayerSolver::awq(const Scheme& scheme, const GroupId& id) {
   // One decision for all groups that read a routed norm.
-  const auto key = std::pair{scheme.weight, reads_routed_norm(id) ? GroupId{InputGroup::mlp_in} : id};
+  const auto key = std::tuple{scheme.weight, scheme.block, scheme.nvfp4_range(),
+                              reads_routed_norm(id) ? GroupId{InputGroup::mlp_in} : id};
   if (const auto found = awq_.find(key); found != awq_.end()) return found->second;
   std::vector<at::Tensor> weights;
   for (const LinearId& linear : nn::smoothed_together(spec_, layer_, id)) weights.push_back(weight(linear));
@@ -146,7 +147,7 @@ at::Tensor LayerSolver::smoothquant(const GroupId& id) const {
 }
 
 at::Tensor LayerSolver::smoothing_scale(const Plan& plan, const GroupId& id, GroupReport& report) {
-  const Scheme& scheme = plan.scheme;
+  const Scheme& scheme = *plan.scheme_of(spec_, layer_, id);
   if (scheme.solver == Solver::max) return {};
   if (statistics_ == nullptr) {
     report.note = "not smoothed: no calibration data";
@@ -154,7 +155,7 @@ at::Tensor LayerSolver::smoothing_scale(const Plan& plan, const GroupId& id, Gro
   }
   if (!can_fold(plan, spec_, layer_, id)) {
     report.note = id.group == InputGroup::cross_in ? "not smoothed: reads the images, which no norm precedes"
-                  : reads_routed_norm(id) ? "not smoothed: part of what reads its norm is not quantized"
+                  : reads_routed_norm(id) ? "not smoothed: part of what reads its norm is not quantized alike"
                                           : "not smoothed: what produces its input is not quantized";
     return {};
   }
@@ -259,12 +260,12 @@ SmoothedLayer LayerSolver::smooth(const Plan& plan) {
   SmoothedLayer smoothed;
   std::map<InputGroup, at::Tensor> norm_scales;  // a norm is folded into once, whoever reads it
   for (const GroupId& id : nn::groups(spec_, layer_)) {
-    if (plan.find(layer_, nn::members(spec_, layer_, id).front()) == nullptr)
-      continue;  // groups are quantized whole or not at all (make_plan)
+    const Scheme* scheme = plan.scheme_of(spec_, layer_, id);
+    if (scheme == nullptr) continue;
     GroupReport report;
     report.layer = layer_;
     report.group = id;
-    report.solver = plan.scheme.solver;
+    report.solver = scheme->solver;
     at::Tensor scale = smoothing_scale(plan, id, report);
     if (statistics_ != nullptr) {
       report.text_tokens = statistics_->of(id).text().tokens;
@@ -308,26 +309,25 @@ SmoothedLayer LayerSolver::smooth(const Plan& plan) {
 }
 
 // Engines run the experts of a layer with one input scale for all of them.
-std::map<std::pair<InputGroup, bool>, float> LayerSolver::input_scales(const Plan& plan,
-                                                                       const SmoothedLayer& smoothed) const {
-  std::map<std::pair<InputGroup, bool>, float> scales;
-  if (!plan.scheme.has_input_scale()) return scales;
+std::map<std::pair<InputGroup, bool>, float> LayerSolver::largest_inputs(
+    const Plan& plan, const SmoothedLayer& smoothed) const {
+  std::map<std::pair<InputGroup, bool>, float> inputs;
   for (const GroupId& id : nn::groups(spec_, layer_)) {
-    if (plan.find(layer_, nn::members(spec_, layer_, id).front()) == nullptr) continue;
+    const Scheme* scheme = plan.scheme_of(spec_, layer_, id);
+    if (scheme == nullptr || !scheme->has_input_scale()) continue;
     at::Tensor input_max = statistics_->of(id).abs_max();
     if (const at::Tensor scale = smoothed.scale_of(id); scale.defined()) input_max = input_max / scale;
-    float& largest = scales[{id.group, id.expert != nn::kNoExpert}];
+    float& largest = inputs[{id.group, id.expert != nn::kNoExpert}];
     largest = std::max(largest, input_max.max().item<float>());
   }
-  for (auto& [group, scale] : scales) scale = scale_for_input(scale, plan.scheme.input);
-  return scales;
+  return inputs;
 }
 
 std::vector<SolvedLinear> pack_together(const Plan& plan, const Checkpoint& checkpoint,
                                         const std::vector<const Site*>& sites,
                                         const std::vector<at::Tensor>& weights,
                                         std::optional<float> input_scale, const at::Tensor& gram) {
-  const Scheme& scheme = plan.scheme;
+  const Scheme& scheme = sites.front()->linear.scheme;
   // What a codec says of a weight, with the weight's name.
   const auto named = [&](size_t i, const auto& work) {
     try {
@@ -369,7 +369,8 @@ void LayerSolver::pack_group(const Plan& plan, const GroupId& id, const Smoothed
     if (sites.back() == nullptr) return;
     weights.push_back(smoothed_weight(smoothed, linear));
   }
-  const at::Tensor gram = plan.scheme.packs_by_gram() ? smoothed_gram(smoothed, id) : at::Tensor();
+  const at::Tensor gram =
+      sites.front()->linear.scheme.packs_by_gram() ? smoothed_gram(smoothed, id) : at::Tensor();
   std::ranges::move(pack_together(plan, model_.checkpoint(), sites, weights, input_scale, gram),
                     std::back_inserter(solved.linears));
 }
@@ -389,14 +390,16 @@ KvScales LayerSolver::solve_kv_cache(const KvFormat& format, const SmoothedLayer
 SolvedLayer LayerSolver::solve(const Plan& plan) {
   SmoothedLayer smoothed = smooth(plan);
   SolvedLayer solved;
-  const auto scales = input_scales(plan, smoothed);
+  const auto inputs = largest_inputs(plan, smoothed);
   for (const GroupId& id : nn::groups(spec_, layer_)) {
-    const auto scale = scales.find({id.group, id.expert != nn::kNoExpert});
-    pack_group(plan, id, smoothed, scale != scales.end() ? std::optional(scale->second) : std::nullopt,
-               solved);
+    const auto largest = inputs.find({id.group, id.expert != nn::kNoExpert});
+    std::optional<float> input_scale;
+    if (largest != inputs.end())
+      input_scale = scale_for_input(largest->second, plan.scheme_of(spec_, layer_, id)->input);
+    pack_group(plan, id, smoothed, input_scale, solved);
   }
-  if (plan.recipe.kv_cache != KvCacheFormat::none)
-    solved.kv_scales = solve_kv_cache(kv_format(plan.recipe.kv_cache), smoothed);
+  if (plan.kv_cache != KvCacheFormat::none)
+    solved.kv_scales = solve_kv_cache(kv_format(plan.kv_cache), smoothed);
   solved.rewritten = std::move(smoothed.rewritten);
   solved.reports = std::move(smoothed.reports);
   return solved;

@@ -85,9 +85,9 @@ class LayerSolver {
   void rewrite(const std::string& name, const std::function<void(const at::Tensor&)>& change,
                SmoothedLayer& smoothed) const;
   void fold_into_rows(const nn::RowRange& range, const at::Tensor& divisor, SmoothedLayer& smoothed) const;
-  /// By group, and whether it is one of routed experts.
-  std::map<std::pair<nn::InputGroup, bool>, float> input_scales(const Plan& plan,
-                                                                const SmoothedLayer& smoothed) const;
+  /// Largest inputs by group, and whether it is one of routed experts; of those that store a scale of theirs.
+  std::map<std::pair<nn::InputGroup, bool>, float> largest_inputs(const Plan& plan,
+                                                                  const SmoothedLayer& smoothed) const;
   void pack_group(const Plan& plan, const nn::GroupId& id, const SmoothedLayer& smoothed,
                   std::optional<float> input_scale, SolvedLayer& solved) const;
 
@@ -99,7 +99,8 @@ class LayerSolver {
   const LayerStatistics* statistics_;
   SharedHeads heads_;
   mutable std::map<nn::LinearId, at::Tensor> weights_;  // of all but routed experts, f32
-  std::map<std::pair<Codec, nn::GroupId>, AwqDecision> awq_;
+  std::map<std::tuple<Codec, int64_t, float, nn::GroupId>, AwqDecision>
+      awq_;  // by what smoothed_like() compares
 };
 
 }  // namespace visq

@@ -1,5 +1,6 @@
 // Which linears get which scheme: ordered rules from module-name globs to schemes, the last match wins.
 #pragma once
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -12,21 +13,46 @@ namespace visq {
 bool glob_match(const std::string& pattern, const std::string& name);
 
 struct Rule {
-  std::string pattern;           ///< glob over module names as they stand in the checkpoint
+  std::string sites;             ///< glob over module names as they stand in the checkpoint
   std::optional<Scheme> scheme;  ///< empty: leave unquantized
+  /// "file:line" of a rule that its author expects to match something; empty: of others (presets').
+  std::string origin = {};
 };
 
 struct Recipe {
   std::string name;
-  std::vector<Rule> rules;
-  KvCacheFormat kv_cache = KvCacheFormat::fp8;
+  std::string about = {};  ///< for people
+  std::vector<Rule> rules = {};
+  std::optional<KvCacheFormat> kv_cache = {};     ///< empty: the program's default
+  std::vector<std::string> only = {}, skip = {};  ///< globs: nothing but `only` (if any), and none of `skip`
 
-  /// The preset on every linear, then `skip` patterns left out; with `only` patterns, nothing else is
-  /// quantized.
-  static Recipe from_preset(const Preset& preset, KvCacheFormat kv_cache,
-                            const std::vector<std::string>& only = {},
-                            const std::vector<std::string>& skip = {});
   std::optional<Scheme> scheme_for(const std::string& module) const;
+  /// Whether a rule's scheme does.
+  bool needs_calibration() const;
 };
+
+/// A recipe as YAML:
+///
+///     name: mine                # default: the file's name
+///     about: for people         # optional
+///     extends: nvfp4            # optional: a preset, whose rules come first
+///     kv_cache: fp8             # optional
+///     only: ["*.layers.*"]      # optional, as skip
+///     rules:
+///       - sites: "*.self_attn.*"  # default: "*"
+///         scheme: fp8             # a preset's, which the other keys change; none: leave as it is
+///       - sites: "*.down_proj"
+///         weight: int4            # weight, block, second_stage, input, smoothing, scales, rounding
+///         block: 128
+///         smoothing: awq
+///
+/// @param origin  the file that the text is from, for errors and for the default name
+/// @param find    a preset's recipe by its name; nullptr: there is none
+/// @throws Error naming origin and line: not YAML, unknown keys or values, settings that do not go together
+Recipe parse_recipe(const std::string& text, const std::string& origin,
+                    const std::function<const Recipe*(const std::string& name)>& find);
+
+/// The text that parse_recipe() reads as the same recipe; schemes are written in full.
+std::string recipe_text(const Recipe& recipe);
 
 }  // namespace visq

@@ -1,6 +1,6 @@
 #include "visq/quant/scheme.h"
 
-#include "visq/core/error.h"
+#include "visq/core/format.h"
 
 namespace visq {
 
@@ -40,9 +40,31 @@ const char* solver_name(Solver solver) {
   return "max";
 }
 
+const char* scale_search_name(ScaleSearch search) {
+  switch (search) {
+    case ScaleSearch::mse:
+      return "mse";
+    case ScaleSearch::output_error:
+      return "output_error";
+    case ScaleSearch::four_over_six:
+      return "four_over_six";
+    case ScaleSearch::max:
+      break;
+  }
+  return "max";
+}
+
+const char* rounding_name(Rounding rounding) { return rounding == Rounding::gptq ? "gptq" : "nearest"; }
+
 bool Scheme::stored_like(const Scheme& other) const {
   return weight == other.weight && block == other.block && fp8_second_stage == other.fp8_second_stage &&
          input == other.input;
+}
+
+bool Scheme::smoothed_like(const Scheme& other) const {
+  return solver == other.solver &&
+         (solver != Solver::awq ||
+          (weight == other.weight && block == other.block && nvfp4_range() == other.nvfp4_range()));
 }
 
 std::string Scheme::solvers() const {
@@ -76,177 +98,54 @@ double Scheme::bits_per_weight() const {
   return 8;
 }
 
-const std::vector<Preset>& presets() {
-  static const std::vector<Preset> all = {
-      {"fp8",
-       {.weight = Codec::fp8_e4m3, .input = InputFormat::fp8},
-       "FP8 E4M3, one scale a matrix",
-       "FP8 E4M3, static",
-       "near-lossless; Hopper, Ada, Blackwell, MI300"},
-      {"int8_sq",
-       {.weight = Codec::int8, .input = InputFormat::int8, .solver = Solver::smoothquant},
-       "INT8, one scale a row",
-       "INT8, static",
-       "8 bits on GPUs without FP8 (Turing, Ampere)"},
-      {"int4_awq",
-       {.weight = Codec::int4, .block = 128, .solver = Solver::awq},
-       "INT4, blocks of 128",
-       "as is",
-       "smallest on any GPU; low-batch serving"},
-      {"w4a8_awq",
-       {.weight = Codec::int4,
-        .block = 128,
-        .fp8_second_stage = true,
-        .input = InputFormat::fp8,
-        .solver = Solver::awq},
-       "INT4, blocks of 128, then FP8",
-       "FP8 E4M3, static",
-       "small and fast at large batch; Hopper, Ada"},
-      {"nvfp4",
-       {.weight = Codec::nvfp4, .block = kNvfp4Block, .input = InputFormat::nvfp4},
-       "FP4 E2M1, blocks of 16",
-       "FP4 E2M1, blocks of 16",
-       "fastest on Blackwell"},
-      {"fp8_pc_pt",
-       {.weight = Codec::fp8_rows, .input = InputFormat::fp8_tokens},
-       "FP8 E4M3, one scale a row",
-       "FP8 E4M3, dynamic per token",
-       "fp8 without calibration data, on any model"},
-      {"fp8_pb_wo",
-       {.weight = Codec::fp8_blocks, .block = kFp8Block},
-       "FP8 E4M3, blocks of 128 × 128",
-       "as is",
-       "the DeepSeek layout, without calibration data"},
-      {"int8_wo",
-       {.weight = Codec::int8},
-       "INT8, one scale a row",
-       "as is",
-       "half the size on any GPU, without calibration data"},
-      {"w4a16",
-       {.weight = Codec::int4, .block = 128},
-       "INT4, blocks of 128",
-       "as is",
-       "int4_awq where there is no calibration data"},
-      {"w4a16_nvfp4",
-       {.weight = Codec::nvfp4, .block = kNvfp4Block},
-       "FP4 E2M1, blocks of 16",
-       "as is",
-       "4 bits with finer scales, without calibration data"},
-      {"int4_awq_full",
-       {.weight = Codec::int4, .block = 128, .solver = Solver::awq, .scales = ScaleSearch::output_error},
-       "INT4, blocks of 128",
-       "as is",
-       "int4_awq, and blocks clipped where that lowers the error"},
-      {"int4_gptq",
-       {.weight = Codec::int4, .block = 128, .scales = ScaleSearch::output_error, .rounding = Rounding::gptq},
-       "INT4, blocks of 128",
-       "as is",
-       "int4_awq's layout with errors made up for by later columns"},
-      {"int4_awq_gptq",
-       {.weight = Codec::int4, .block = 128, .solver = Solver::awq, .rounding = Rounding::gptq},
-       "INT4, blocks of 128",
-       "as is",
-       "both, one after the other"},
-      {"nvfp4_mse",
-       {.weight = Codec::nvfp4,
-        .block = kNvfp4Block,
-        .input = InputFormat::nvfp4,
-        .scales = ScaleSearch::mse},
-       "FP4 E2M1, blocks of 16",
-       "FP4 E2M1, blocks of 16",
-       "nvfp4 with the best of all block scales"},
-      {"nvfp4_local_hessian",
-       {.weight = Codec::nvfp4,
-        .block = kNvfp4Block,
-        .input = InputFormat::nvfp4,
-        .scales = ScaleSearch::output_error},
-       "FP4 E2M1, blocks of 16",
-       "FP4 E2M1, blocks of 16",
-       "nvfp4_mse, weighed by what the inputs are"},
-      {"nvfp4_four_over_six",
-       {.weight = Codec::nvfp4,
-        .block = kNvfp4Block,
-        .input = InputFormat::nvfp4,
-        .scales = ScaleSearch::four_over_six},
-       "FP4 E2M1, blocks of 16",
-       "FP4 E2M1, blocks of 16",
-       "nvfp4 where a block's largest becomes 6 or 4"},
-      {"nvfp4_awq",
-       {.weight = Codec::nvfp4, .block = kNvfp4Block, .input = InputFormat::nvfp4, .solver = Solver::awq},
-       "FP4 E2M1, blocks of 16",
-       "FP4 E2M1, blocks of 16",
-       "nvfp4 with smoothed inputs"},
-      {"nvfp4_gptq",
-       {.weight = Codec::nvfp4,
-        .block = kNvfp4Block,
-        .input = InputFormat::nvfp4,
-        .scales = ScaleSearch::output_error,
-        .rounding = Rounding::gptq},
-       "FP4 E2M1, blocks of 16",
-       "FP4 E2M1, blocks of 16",
-       "nvfp4 with errors made up for by later columns"},
-      {"nvfp4_awq_gptq",
-       {.weight = Codec::nvfp4,
-        .block = kNvfp4Block,
-        .input = InputFormat::nvfp4,
-        .solver = Solver::awq,
-        .scales = ScaleSearch::output_error,
-        .rounding = Rounding::gptq},
-       "FP4 E2M1, blocks of 16",
-       "FP4 E2M1, blocks of 16",
-       "both, one after the other"},
-      {"int8",
-       {.weight = Codec::int8, .input = InputFormat::int8},
-       "INT8, one scale a row",
-       "INT8, static",
-       "int8_sq without smoothing, to compare with"},
-      {"w4a8_nvfp4_fp8",
-       {.weight = Codec::nvfp4, .block = 32, .input = InputFormat::fp8},
-       "FP4 E2M1, blocks of 32",
-       "FP8 E4M3, static",
-       "4-bit weights with finer inputs; Blackwell"},
-      {"w4a8_mxfp4_fp8",
-       {.weight = Codec::mxfp4, .block = kMxBlock, .input = InputFormat::fp8_tokens},
-       "MXFP4, blocks of 32",
-       "FP8 E4M3, dynamic",
-       "4-bit weights with finer inputs, without calibration data; Blackwell"},
-      {"mxfp4",
-       {.weight = Codec::mxfp4, .block = kMxBlock, .input = InputFormat::mxfp4},
-       "MXFP4, blocks of 32",
-       "MXFP4, blocks of 32",
-       "the open 4-bit format, to compare with nvfp4"},
-      {"mxfp6",
-       {.weight = Codec::mxfp6, .block = kMxBlock, .input = InputFormat::mxfp6},
-       "MXFP6 E3M2, blocks of 32",
-       "MXFP6 E3M2, blocks of 32",
-       "to study what six bits would give"},
-      {"mxfp8",
-       {.weight = Codec::mxfp8, .block = kMxBlock, .input = InputFormat::mxfp8},
-       "MXFP8 E4M3, blocks of 32",
-       "MXFP8 E4M3, blocks of 32",
-       "8 bits on Blackwell, without calibration data"},
-      {"mxint8",
-       {.weight = Codec::mxint8, .block = kMxBlock, .input = InputFormat::mxint8},
-       "MXINT8, blocks of 32",
-       "MXINT8, blocks of 32",
-       "to study the most precise 8 bits"},
-  };
-  return all;
-}
-
-const Preset& find_preset(const std::string& name) {
-  std::string known;
-  for (const Preset& preset : presets()) {
-    if (preset.name == name) return preset;
-    known += (known.empty() ? "" : ", ") + preset.name;
+std::string describe_weight(const Scheme& scheme) {
+  switch (scheme.weight) {
+    case Codec::fp8_e4m3:
+      return "FP8 E4M3, one scale a matrix";
+    case Codec::fp8_rows:
+      return "FP8 E4M3, one scale a row";
+    case Codec::fp8_blocks:
+      return visq::format("FP8 E4M3, blocks of {} × {}", scheme.block, scheme.block);
+    case Codec::int8:
+      return "INT8, one scale a row";
+    case Codec::int4:
+      return visq::format("INT4, blocks of {}{}", scheme.block, scheme.fp8_second_stage ? ", then FP8" : "");
+    case Codec::nvfp4:
+      return visq::format("FP4 E2M1, blocks of {}", scheme.block);
+    case Codec::mxfp4:
+      return visq::format("MXFP4, blocks of {}", scheme.block);
+    case Codec::mxfp6:
+      return visq::format("MXFP6 E3M2, blocks of {}", scheme.block);
+    case Codec::mxfp8:
+      return visq::format("MXFP8 E4M3, blocks of {}", scheme.block);
+    case Codec::mxint8:
+      return visq::format("MXINT8, blocks of {}", scheme.block);
   }
-  fail("--format {}: no such format; choose from {}", name, known);
+  return codec_name(scheme.weight);
 }
 
-const Preset& preset_of(const Scheme& scheme) {
-  for (const Preset& preset : presets())
-    if (preset.scheme == scheme) return preset;
-  fail("no preset has weights {} and inputs {}", codec_name(scheme.weight), input_format_name(scheme.input));
+std::string describe_input(const Scheme& scheme) {
+  switch (scheme.input) {
+    case InputFormat::fp8:
+      return "FP8 E4M3, static";
+    case InputFormat::int8:
+      return "INT8, static";
+    case InputFormat::nvfp4:
+      return "FP4 E2M1, blocks of 16";
+    case InputFormat::fp8_tokens:
+      return "FP8 E4M3, dynamic per token";
+    case InputFormat::mxfp4:
+      return "MXFP4, blocks of 32";
+    case InputFormat::mxfp6:
+      return "MXFP6 E3M2, blocks of 32";
+    case InputFormat::mxfp8:
+      return "MXFP8 E4M3, blocks of 32";
+    case InputFormat::mxint8:
+      return "MXINT8, blocks of 32";
+    case InputFormat::none:
+      break;
+  }
+  return "as is";
 }
 
 float input_format_max(InputFormat format) {

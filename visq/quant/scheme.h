@@ -1,5 +1,4 @@
-// Which number formats a linear gets, and how its scales are found; presets are schemes with the names users
-// know.
+// Which number formats a linear gets, and how its scales are found.
 #pragma once
 #include <optional>
 #include <string>
@@ -22,6 +21,8 @@ enum class Rounding { nearest, gptq };
 
 const char* input_format_name(InputFormat format);
 const char* solver_name(Solver solver);
+const char* scale_search_name(ScaleSearch search);
+const char* rounding_name(Rounding rounding);
 
 struct Scheme {
   Codec weight = Codec::fp8_e4m3;
@@ -46,25 +47,18 @@ struct Scheme {
   bool needs_calibration() const { return has_input_scale() || solver != Solver::max || packs_by_gram(); }
   /// Whether numbers of both schemes are stored alike, whatever found them.
   bool stored_like(const Scheme& other) const;
+  /// Whether both get the same smoothing scales for the same inputs.
+  bool smoothed_like(const Scheme& other) const;
   /// What finds scales and codes, in order: "max", "awq + clip", "mse + gptq".
   std::string solvers() const;
   /// Bits a weight takes on disk, scales included.
   double bits_per_weight() const;
 };
 
-/// A scheme with its name (the column "preset" of spec/quantization.md §4).
-struct Preset {
-  std::string name;
-  Scheme scheme;
-  std::string weight, input;  ///< for people: "INT4, blocks of 128", "as is"
-  std::string serves;         ///< when to choose it, in a few words
-};
-
-const std::vector<Preset>& presets();
-/// @throws Error listing the presets when there is none of that name
-const Preset& find_preset(const std::string& name);
-/// The preset whose scheme this is; checkpoints name schemes by it. @throws Error when there is none
-const Preset& preset_of(const Scheme& scheme);
+/// For people: "INT4, blocks of 128, then FP8".
+std::string describe_weight(const Scheme& scheme);
+/// For people: "FP8 E4M3, dynamic per token"; "as is".
+std::string describe_input(const Scheme& scheme);
 
 /// Greatest input of a linear under `format` when its input scale is 1 (448, 127, 2688).
 float input_format_max(InputFormat format);

@@ -71,7 +71,7 @@ TEST(ModelOptLayout, NamesOfTheFormatsWithBlocksOf32) {
                                                         {"mxfp8", "MXFP8"},
                                                         {"mxfp4", "mxfp4"}}) {
     const Json config = modelopt_layout().quantization_config(
-        {find_preset(preset).scheme, KvCacheFormat::none, {"lm_head"}, {}, {}});
+        {{find_preset(preset).scheme}, KvCacheFormat::none, {"lm_head"}, {}, {}});
     EXPECT_EQ(config.at("quant_algo"), name);
     EXPECT_EQ(config.at("group_size"), 32);
     EXPECT_FALSE(config.contains("config_groups"));
@@ -109,7 +109,7 @@ TEST(HfFp8Layout, TensorsAndConfiguration) {
   const Layout& layout = hf_fp8_layout();
   EXPECT_EQ(shapes(layout, "fp8_pb_wo", false), (Shapes{{"m.weight", at::kFloat8_e4m3fn, {256, 512}},
                                                         {"m.weight_scale_inv", at::kFloat, {2, 4}}}));
-  const Json config = layout.quantization_config({find_preset("fp8_pb_wo").scheme,
+  const Json config = layout.quantization_config({{find_preset("fp8_pb_wo").scheme},
                                                   KvCacheFormat::none,
                                                   {"visual", "lm_head"},
                                                   {},
@@ -156,11 +156,12 @@ TEST(Layouts, RecogniseWhatTheyWrite) {
     for (const Preset& preset : presets()) {
       if (!layout->holds(preset.scheme)) continue;
       for (const KvCacheFormat kv : {KvCacheFormat::none, KvCacheFormat::fp8}) {
-        const Json config = layout->quantization_config({preset.scheme, kv, {"lm_head"}, {}, {}});
+        const Json config =
+            layout->quantization_config({{preset.scheme}, kv, {"lm_head"}, {}, {}, {}, preset.name});
         const auto found = layout->recognise(config, "config.json");
         ASSERT_TRUE(found.has_value());
-        EXPECT_EQ(found->first, preset.scheme);
-        EXPECT_EQ(found->second, kv);
+        EXPECT_EQ(found->scheme, preset.scheme);
+        EXPECT_EQ(found->kv_cache, kv);
         for (const Layout* other : layouts())
           EXPECT_EQ(other->recognise(config, "config.json").has_value(), other == layout);
       }
@@ -168,7 +169,7 @@ TEST(Layouts, RecogniseWhatTheyWrite) {
 }
 
 TEST(ModelOptLayout, ExcludeListNamesRootsAndWhatIsBelow) {
-  const Json config = modelopt_layout().quantization_config({find_preset("fp8").scheme,
+  const Json config = modelopt_layout().quantization_config({{find_preset("fp8").scheme},
                                                              KvCacheFormat::none,
                                                              {"visual", "model.visual"},
                                                              {"model.layers.1.mlp.up_proj"},
@@ -180,17 +181,18 @@ TEST(ModelOptLayout, ExcludeListNamesRootsAndWhatIsBelow) {
 // Another tool's checkpoints do not name the preset.
 TEST(Layouts, WithoutTheNameOfAPresetInt4IsTakenForAwqs) {
   for (const Layout* layout : {&modelopt_layout(), &compressed_tensors_layout()}) {
-    Json config = layout->quantization_config({find_preset("w4a16").scheme, KvCacheFormat::none, {}, {}, {}});
+    Json config =
+        layout->quantization_config({{find_preset("w4a16").scheme}, KvCacheFormat::none, {}, {}, {}});
     config.erase("producer");
-    EXPECT_EQ(layout->recognise(config, "config.json")->first, find_preset("int4_awq").scheme);
+    EXPECT_EQ(layout->recognise(config, "config.json")->scheme, find_preset("int4_awq").scheme);
     config["producer"] = {{"preset", 3}};
-    EXPECT_EQ(layout->recognise(config, "config.json")->first, find_preset("int4_awq").scheme);
+    EXPECT_EQ(layout->recognise(config, "config.json")->scheme, find_preset("int4_awq").scheme);
   }
 }
 
 TEST(ModelOptLayout, WeightOnlyGroupsHaveNoInputs) {
   const Json config = modelopt_layout().quantization_config(
-      {find_preset("w4a16_nvfp4").scheme, KvCacheFormat::none, {}, {}, {}});
+      {{find_preset("w4a16_nvfp4").scheme}, KvCacheFormat::none, {}, {}, {}});
   EXPECT_EQ(config.at("quant_algo"), "W4A16_NVFP4");
   EXPECT_EQ(config.at("config_groups").at("group_0").count("input_activations"), 0u);
   EXPECT_EQ(config.at("group_size"), 16);

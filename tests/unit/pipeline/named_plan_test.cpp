@@ -84,9 +84,8 @@ class Grapefruit {
   }
   std::vector<std::vector<std::string>> groups() const { return decoder_linears_by_name(*checkpoint_); }
   Plan plan(const char* preset, const std::vector<std::string>& skip = {}) const {
-    return make_named_plan(*checkpoint_,
-                           Recipe::from_preset(find_preset(preset), KvCacheFormat::none, {}, skip),
-                           find_preset(preset), find_layout("auto", find_preset(preset)), "out");
+    return make_named_plan(*checkpoint_, recipe_of(find_preset(preset), KvCacheFormat::none, {}, skip),
+                           "auto", "out");
   }
   const Checkpoint& checkpoint() const { return *checkpoint_; }
 
@@ -223,10 +222,9 @@ TEST(NamedPlan, ChoosesWhatThePlanOfAKnownFamilyDoes) {
       const TinyCheckpoint files(at::kBFloat16, text_model);
       const Checkpoint checkpoint(files.directory());
       const Model model(checkpoint, at::kCPU, at::kFloat);
-      const Recipe recipe = Recipe::from_preset(find_preset(preset), KvCacheFormat::none);
-      const Layout& layout = find_layout("auto", find_preset(preset));
-      const Plan known = make_plan(model, recipe, find_preset(preset), layout, "out");
-      const Plan named = make_named_plan(checkpoint, recipe, find_preset(preset), layout, "out");
+      const Recipe recipe = recipe_of(find_preset(preset), KvCacheFormat::none);
+      const Plan known = make_plan(model, recipe, "auto", "out");
+      const Plan named = make_named_plan(checkpoint, recipe, "auto", "out");
       const auto described = [](const Plan& plan) {
         std::vector<std::string> tensors;
         for (const PlannedTensor& tensor : plan.tensors)

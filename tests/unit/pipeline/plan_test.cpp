@@ -14,8 +14,7 @@ namespace {
 class PlanTest : public testing::Test {
  protected:
   Plan plan(const char* preset, std::vector<std::string> only = {}, std::vector<std::string> skip = {}) {
-    return make_plan(model_, Recipe::from_preset(find_preset(preset), KvCacheFormat::none, only, skip),
-                     find_preset(preset), find_layout("auto", find_preset(preset)), "out");
+    return make_plan(model_, recipe_of(find_preset(preset), KvCacheFormat::none, only, skip), "auto", "out");
   }
   TinyCheckpoint files_{at::kBFloat16};
   Checkpoint checkpoint_{files_.directory()};
@@ -53,8 +52,7 @@ class SparsePlan : public testing::Test {
  protected:
   Plan plan(std::vector<std::string> skip) {
     const Preset& preset = find_preset("int4_awq");
-    return make_plan(model_, Recipe::from_preset(preset, KvCacheFormat::none, {}, skip), preset,
-                     find_layout("auto", preset), "out");
+    return make_plan(model_, recipe_of(preset, KvCacheFormat::none, {}, skip), "auto", "out");
   }
   TinyCheckpoint files_{at::kBFloat16, "qwen3_moe"};
   Checkpoint checkpoint_{files_.directory()};

@@ -43,8 +43,7 @@ struct LayerRun {
 };
 
 Plan plan_for(const Model& model, const char* preset) {
-  return make_plan(model, Recipe::from_preset(find_preset(preset), KvCacheFormat::fp8), find_preset(preset),
-                   find_layout("auto", find_preset(preset)), "out");
+  return make_plan(model, recipe_of(find_preset(preset), KvCacheFormat::fp8), "auto", "out");
 }
 
 // What smoothing makes of a layer, unquantized.
@@ -178,8 +177,7 @@ TEST(LayerSolver, ACacheThatIsCastNeedsNoStatistics) {
   const Checkpoint checkpoint(files.directory());
   const Model model(checkpoint, at::kCPU, at::kFloat);
   const Preset& preset = find_preset("int8_wo");
-  const Plan plan = make_plan(model, Recipe::from_preset(preset, KvCacheFormat::fp8_cast), preset,
-                              find_layout("auto", preset, KvCacheFormat::fp8_cast), "out");
+  const Plan plan = make_plan(model, recipe_of(preset, KvCacheFormat::fp8_cast), "auto", "out");
   const SolvedLayer solved = LayerSolver(model, 0, nullptr).solve(plan);
   EXPECT_EQ(solved.kv_scales->key.scale.item<float>(), 1.0f);
   EXPECT_EQ(solved.kv_scales->value.scale.item<float>(), 1.0f);
@@ -193,8 +191,7 @@ TEST(LayerSolver, MeansOfFoldedValuesAreThoseOfTheCache) {
   nn::DecoderLayer layer = model.load_layer(0);
   LayerRun(model, layer, &statistics);
   const Preset& preset = find_preset("int4_awq");
-  const Plan plan = make_plan(model, Recipe::from_preset(preset, KvCacheFormat::fp8_affine), preset,
-                              find_layout("auto", preset, KvCacheFormat::fp8_affine), "out");
+  const Plan plan = make_plan(model, recipe_of(preset, KvCacheFormat::fp8_affine), "auto", "out");
   EXPECT_STREQ(plan.layout->name(), "modelopt");
   LayerSolver solver(model, 0, &statistics);
   const SmoothedLayer smoothed = solver.smooth(plan);

@@ -1,22 +1,21 @@
-#include "visq/quant/recipe.h"
-
 #include <gtest/gtest.h>
 
 #include <set>
 
 #include "visq/core/error.h"
+#include "visq/quant/presets.h"
 
 namespace visq {
 namespace {
 
 TEST(Recipe, PresetReachesEveryModule) {
-  const Recipe recipe = Recipe::from_preset(find_preset("fp8"), KvCacheFormat::fp8);
+  const Recipe recipe = recipe_of(find_preset("fp8"), KvCacheFormat::fp8);
   EXPECT_EQ(recipe.scheme_for("model.layers.3.mlp.up_proj"), find_preset("fp8").scheme);
 }
 
 TEST(Recipe, LastMatchingRuleWins) {
-  const Recipe recipe = Recipe::from_preset(find_preset("fp8"), KvCacheFormat::none,
-                                            {"*layers.1.*", "*layers.2.*"}, {"*layers.2.mlp*"});
+  const Recipe recipe =
+      recipe_of(find_preset("fp8"), KvCacheFormat::none, {"*layers.1.*", "*layers.2.*"}, {"*layers.2.mlp*"});
   EXPECT_FALSE(recipe.scheme_for("model.layers.0.mlp.up_proj").has_value());
   EXPECT_TRUE(recipe.scheme_for("model.layers.1.mlp.up_proj").has_value());
   EXPECT_TRUE(recipe.scheme_for("model.layers.2.self_attn.q_proj").has_value());
@@ -53,7 +52,7 @@ TEST(Scheme, CalibrationIsNeededForInputScalesAndSmoothingOnly) {
   const std::set<std::string> without = {"fp8_pc_pt",      "fp8_pb_wo", "int8_wo", "w4a16", "w4a16_nvfp4",
                                          "w4a8_mxfp4_fp8", "mxfp4",     "mxfp6",   "mxfp8", "mxint8"};
   for (const Preset& preset : presets())
-    EXPECT_EQ(preset.scheme.needs_calibration(), !without.contains(preset.name)) << preset.name;
+    EXPECT_EQ(preset.recipe.needs_calibration(), !without.contains(preset.name)) << preset.name;
   EXPECT_FALSE(find_preset("fp8_pc_pt").scheme.has_input_scale());  // each token brings its own
 }
 
@@ -71,8 +70,26 @@ TEST(Scheme, SolversDoNotChangeHowNumbersAreStored) {
   EXPECT_FALSE(nvfp4.stored_like(find_preset("int4_awq").scheme));
 }
 
-TEST(Scheme, PresetsAreToldApartByTheirSchemes) {
-  for (const Preset& preset : presets()) EXPECT_EQ(preset_of(preset.scheme).name, preset.name);
+TEST(Presets, AreToldApartByTheirSchemesOrByTheirRules) {
+  for (const Preset& preset : presets())
+    if (preset.recipe.rules.front().sites == "*")
+      EXPECT_EQ(preset_of(preset.scheme), &preset);
+    else
+      EXPECT_EQ(preset_of(preset.scheme), &find_preset("nvfp4")) << preset.name;
+}
+
+TEST(Presets, ReachWhatTheirNamesSay) {
+  const std::string up = "model.layers.3.mlp.up_proj", expert = "model.layers.3.mlp.experts.0.up_proj",
+                    output = "model.layers.3.self_attn.o_proj", query = "model.layers.3.self_attn.q_proj";
+  const auto reaches = [](const char* preset, const std::string& module) {
+    return find_preset(preset).recipe.scheme_for(module).has_value();
+  };
+  EXPECT_TRUE(reaches("nvfp4_mlp_only", up) && reaches("nvfp4_mlp_only", expert));
+  EXPECT_FALSE(reaches("nvfp4_mlp_only", output) || reaches("nvfp4_mlp_only", query));
+  EXPECT_TRUE(reaches("nvfp4_omlp_only", up) && reaches("nvfp4_omlp_only", output));
+  EXPECT_FALSE(reaches("nvfp4_omlp_only", query));
+  EXPECT_TRUE(reaches("nvfp4_experts_only", expert));
+  EXPECT_FALSE(reaches("nvfp4_experts_only", up));
 }
 
 }  // namespace
