@@ -141,7 +141,7 @@ void add_quantize_command(Command& program) {
                    kv_cache_names()));
   command
       .add_option("--layout", arguments->layout,
-                  "auto (the one that most engines read), modelopt, compressed-tensors, hf-fp8")
+                  "auto (the one that most engines read), modelopt, compressed-tensors, hf-fp8, bitsandbytes")
       .show_default();
   command.add_option("--only", arguments->only,
                      "quantize only linears whose name matches this glob (repeatable)");

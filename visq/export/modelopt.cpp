@@ -37,9 +37,13 @@ const std::vector<Algorithm>& algorithms() {
   return all;
 }
 
-const Algorithm& algorithm_of(const Scheme& scheme) {
+const Algorithm* find_algorithm(const Scheme& scheme) {
   for (const Algorithm& algorithm : algorithms())
-    if (find_preset(algorithm.preset).scheme.stored_like(scheme)) return algorithm;
+    if (find_preset(algorithm.preset).scheme.stored_like(scheme)) return &algorithm;
+  return nullptr;
+}
+const Algorithm& algorithm_of(const Scheme& scheme) {
+  if (const Algorithm* found = find_algorithm(scheme)) return *found;
   fail("the modelopt layout has no algorithm for {}", preset_of(scheme).name);
 }
 
@@ -72,8 +76,7 @@ struct KvAlgorithm {
 };
 
 // spec/export.md §3.9, §7.2. ModelOpt itself writes FP8 for fp8_affine and NVFP4 for nvfp4_rotate: an engine
-// that knows neither means nor rotation would take their scales for those of the plain formats, which are
-// larger.
+// that knows neither means nor rotation would take their scales for those of the plain formats.
 const std::vector<KvAlgorithm>& kv_algorithms() {
   using enum KvCacheFormat;
   static const std::vector<KvAlgorithm> all = {
@@ -95,9 +98,10 @@ const KvAlgorithm* find_kv_algorithm(KvCacheFormat format) {
 class ModelOptLayout final : public Layout {
  public:
   const char* name() const override { return "modelopt"; }
-  bool holds(const Scheme&) const override { return true; }
+  bool holds(const Scheme& scheme) const override { return find_algorithm(scheme) != nullptr; }
   std::vector<std::string> engines(const Scheme& scheme) const override {
-    return algorithm_of(scheme).engines;
+    const Algorithm* found = find_algorithm(scheme);
+    return found != nullptr ? found->engines : std::vector<std::string>{};
   }
   at::ScalarType scale_dtype(at::ScalarType) const override { return at::kFloat; }
 
@@ -147,6 +151,9 @@ class ModelOptLayout final : public Layout {
         add(".weight", mx_dtype(scheme.weight), {n, k * mx_bits(scheme.weight) / 8}, codes);
         add(".weight_scale", at::kByte, {n, k / scheme.block}, scale);
         break;
+      case Codec::int4_asym:
+      case Codec::nf4:
+        fail("the modelopt layout does not hold {}", codec_name(scheme.weight));
     }
     if (scheme.fp8_second_stage)
       add(".weight_scale_2", at::kFloat, {},
@@ -272,6 +279,9 @@ class ModelOptLayout final : public Layout {
                                     {packed.codes.size(0), packed.codes.size(1) / bytes_of_block});
         break;
       }
+      case Codec::int4_asym:
+      case Codec::nf4:
+        fail("the modelopt layout does not hold {}", codec_name(scheme.weight));
     }
     packed.rows = packed.codes.size(0);
     packed.columns = packed.codes.size(1);

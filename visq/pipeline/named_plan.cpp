@@ -162,7 +162,7 @@ void check_excludes(const Plan& plan, const Checkpoint& checkpoint) {
     for (const std::string& module : linear_modules(checkpoint)) {
       if (!checkpoint.in_text_model(module)) continue;
       const bool excluded = engine_excludes(parse_engine(engine), entries, checkpoint.name_in_part(module),
-                                            model_type, layout.excludes_whole_names());
+                                            model_type, layout.exclude_rule());
       if (excluded == quantized.contains(module))
         fail(
             "{}: no exclude list tells {} that '{}' is {}quantized, because its name is a part of another; "

@@ -79,6 +79,11 @@ QuantizedLinear describe_linear(const Checkpoint& checkpoint, const std::string&
   if (scheme.weight == Codec::int4 && (rows % 2 != 0 || columns % 8 != 0))
     fail("{}: tensor '{}.weight' has shape [{}, {}]: int4 needs an even number of rows",
          checkpoint.file_of(info.name).string(), module, rows, columns);
+  if (scheme.weight == Codec::int4_asym && rows % 8 != 0)
+    fail(
+        "{}: tensor '{}.weight' has {} rows: zero points lie eight rows to a word; leave it out with --skip "
+        "'{}'",
+        checkpoint.file_of(info.name).string(), module, rows, module);
   if (scheme == find_preset("int8_wo").scheme && columns % 4 != 0)
     fail(
         "{}: tensor '{}.weight' has {} columns: int8_wo packs four of them into a word; leave it out with "

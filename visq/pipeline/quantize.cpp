@@ -268,8 +268,12 @@ std::vector<Plan> plans_of(const QuantizeOptions& options, KvCacheFormat kv_cach
   for (const std::string& format : options.formats) {
     const Preset& preset = find_preset(format);
     if (!seen.insert(format).second) fail("--format names {} twice", format);
-    plans.push_back(plan_of(Recipe::from_preset(preset, kv_cache, options.only, options.skip), preset,
-                            find_layout(options.layout, preset, kv_cache),
+    // A cache that nobody asked for does not stand in a format's way.
+    const bool wanted = options.kv_cache || kv_cache == KvCacheFormat::none ||
+                        find_layout(options.layout, preset).holds(kv_cache);
+    const KvCacheFormat cache = wanted ? kv_cache : KvCacheFormat::none;
+    plans.push_back(plan_of(Recipe::from_preset(preset, cache, options.only, options.skip), preset,
+                            find_layout(options.layout, preset, cache),
                             options.formats.size() == 1 ? options.out : options.out / format));
     if (options.calibration) continue;
     // Schemes that only smooth round without it (--calib none).

@@ -59,6 +59,10 @@ double Scheme::bits_per_weight() const {
   switch (weight) {
     case Codec::int4:
       return 4 + 16.0 / static_cast<double>(block);
+    case Codec::int4_asym:
+      return 4 + (16.0 + 4.0) / static_cast<double>(block);
+    case Codec::nf4:
+      return 4 + (8 + 32.0 / kNf4NestedBlock) / static_cast<double>(block);
     case Codec::nvfp4:
       return 4 + 8.0 / static_cast<double>(block);
     case Codec::fp8_blocks:
@@ -137,6 +141,21 @@ const std::vector<Preset>& presets() {
        "INT4, blocks of 128",
        "as is",
        "int4_awq, and blocks clipped where that lowers the error"},
+      {"w4a16_asym",
+       {.weight = Codec::int4_asym, .block = 128},
+       "INT4 with zero points, blocks of 128",
+       "as is",
+       "w4a16 for weights that are not centred"},
+      {"int4_awq_asym",
+       {.weight = Codec::int4_asym, .block = 128, .solver = Solver::awq},
+       "INT4 with zero points, blocks of 128",
+       "as is",
+       "int4_awq with all 16 levels in use"},
+      {"nf4",
+       {.weight = Codec::nf4, .block = kNf4Block},
+       "NF4, blocks of 64, double quantization",
+       "as is",
+       "fine-tuning with bitsandbytes (QLoRA), without calibration data"},
       {"int4_gptq",
        {.weight = Codec::int4, .block = 128, .scales = ScaleSearch::output_error, .rounding = Rounding::gptq},
        "INT4, blocks of 128",
