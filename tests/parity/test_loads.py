@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from modelopt_reference import DEMO, Demo, samples
+from modelopt_reference import DEMO, Demo, samples  # (before compressed_tensors, which imports transformers)
+from compressed_tensors.compressors.pack_quantized.base import PackedQuantizationCompressor
 
 FORMATS = ["fp8", "int8_sq", "int4_awq", "w4a8_awq", "nvfp4", "int8", "w4a8_nvfp4_fp8", "int4_awq_asym"]
 DATA_FREE = ["fp8_pc_pt", "fp8_pb_wo", "int8_wo", "w4a16", "w4a16_nvfp4", "w4a8_mxfp4_fp8", "mxfp4", "mxfp6", "mxfp8", "mxint8",
@@ -25,8 +26,24 @@ def quantized(probe, tmp_path_factory):
     return out
 
 
+@pytest.fixture
+def packed_zero_points(monkeypatch):
+    """Where it only plans a model, compressed-tensors 0.20 forgets that it packs zero points, and then refuses its own checkpoints."""
+    compress = PackedQuantizationCompressor.compress.__func__
+
+    def planned(cls, state, scheme):
+        result = compress(cls, state, scheme)
+        zero = result.get("weight_zero_point")
+        if zero is not None and zero.is_meta:
+            assert zero.shape[0] == state["weight"].shape[0], "mended: this fixture can go"
+            result["weight_zero_point"] = torch.empty((zero.shape[0] // 8, zero.shape[1]), dtype=torch.int32, device="meta")
+        return result
+
+    monkeypatch.setattr(PackedQuantizationCompressor, "compress", classmethod(planned))
+
+
 @pytest.mark.parametrize("format", ["int8_sq", "int4_awq", "int4_awq_asym"])
-def test_compressed_tensors_outputs_answer_in_transformers(quantized, format):
+def test_compressed_tensors_outputs_answer_in_transformers(quantized, packed_zero_points, format):
     demo = Demo(quantized / format)
     model = demo.model(torch.bfloat16)
     right = 0
@@ -43,7 +60,7 @@ def test_compressed_tensors_outputs_answer_in_transformers(quantized, format):
 @pytest.mark.parametrize("format, layout", [("fp8_pc_pt", "compressed-tensors"), ("fp8_pb_wo", "hf-fp8"), ("int8_wo", "compressed-tensors"),
                                             ("w4a16", "compressed-tensors"), ("w4a16_asym", "compressed-tensors"),
                                             ("w4a16_nvfp4", "compressed-tensors")])  # fmt: skip
-def test_weights_of_data_free_outputs_are_what_transformers_computes_with(probe, tmp_path, format, layout):
+def test_weights_of_data_free_outputs_are_what_transformers_computes_with(probe, packed_zero_points, tmp_path, format, layout):
     """The same logits as a model whose weights are code times scale, worked out here from the files."""
     subprocess.run([probe("solver").parent / "visq", "-q", "quantize", DEMO / "model", "--format", format, "--layout", layout, "--out",
                     tmp_path / "out"], check=True, stdout=subprocess.DEVNULL)

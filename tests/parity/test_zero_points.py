@@ -87,7 +87,12 @@ def test_a_layer_is_unpacked_by_compressed_tensors(probe, tmp_path):
             state = {name[len(module) + 1 :]: out.get_tensor(name) for name in out.keys() if name.startswith(module + ".weight")}
             assert set(state) == {"weight_packed", "weight_scale", "weight_shape", "weight_zero_point"}
             assert state["weight_scale"].dtype == BF16
-            values = PackedQuantizationCompressor.decompress(state, scheme)["weight"].float()
+            restored = PackedQuantizationCompressor.decompress(state, scheme)
+            values = restored["weight"].float()
+            # Its own compressor makes the same words of these values, scales and zero points.
+            again = PackedQuantizationCompressor.compress(restored | {"weight_scale": state["weight_scale"]}, scheme)
+            for part in ("weight_packed", "weight_zero_point"):
+                assert_same_bits(state[part], again[part])
             weight = source.get_tensor(module + ".weight").float()
             step = state["weight_scale"].float().repeat_interleave(128, 1)
             assert ((values - weight).abs() <= step * 1.02).all()
