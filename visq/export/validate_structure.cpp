@@ -1,4 +1,6 @@
 // Rules A (files and configuration), B (names) and C (dtypes and shapes).
+#include <ATen/ATen.h>
+
 #include <algorithm>
 #include <cstring>
 #include <fstream>
