@@ -39,6 +39,12 @@ void pack_all(const std::string& name, const at::Tensor& weight, Tensors& out) {
   add("int4", int4);
   out.emplace_back(name + ".int4.bytes", visq::int4_to_row_pairs(int4.codes));
   out.emplace_back(name + ".int4.words", visq::int4_to_words(int4.codes));
+  const visq::PackedTensor asym = visq::pack_int4_asym(weight, 128);
+  add("int4_asym", asym);
+  out.emplace_back(name + ".int4_asym.zero_point", asym.zero_point);
+  const visq::PackedTensor nf4 = visq::pack_nf4(weight);
+  add("nf4", nf4);
+  out.emplace_back(name + ".nf4.mean", nf4.zero_point);
 }
 
 void cache_all(const std::string& name, const at::Tensor& states, Tensors& out) {
@@ -64,7 +70,7 @@ int main(int argc, char** argv) try {
     return 2;
   }
   const visq::SafetensorsFile in(argv[1]);
-  Tensors out;
+  Tensors out = {{"nf4_levels", visq::nf4_levels()}, {"nf4_scale_levels", visq::nf4_scale_levels()}};
   for (const visq::TensorInfo& info : in.tensors())
     if (info.shape.size() == 2)
       pack_all(info.name, in.tensor(info), out);

@@ -55,7 +55,8 @@ void run(const std::string& directory, bool json) {
     ++part.tensors;
     part.bytes += info.bytes();
     ++part.dtypes[std::string(safetensors_dtype(info.dtype))];
-    quantized_linears += name.ends_with(".weight_scale") || name.ends_with(".weight_scale_inv");
+    quantized_linears += name.ends_with(".weight_scale") || name.ends_with(".weight_scale_inv") ||
+                         name.ends_with(".weight.absmax");
   }
   const nn::DecoderSpec& decoder = spec.decoder;
   const auto excluded =

@@ -1,4 +1,6 @@
-// visq families, visq formats: the support matrix, from the code.
+// visq families, visq formats, visq kv-caches: the support matrix, from the code.
+#include <algorithm>
+
 #include "visq/cli/commands.h"
 #include "visq/core/format.h"
 #include "visq/core/text.h"
@@ -53,21 +55,26 @@ void list_families(Style style) {
 void list_kv_caches(Style style) {
   Json list = Json::array();
   std::vector<std::vector<std::string>> rows = {
-      {"KV cache", "keys and values", "bits", "data", "layout", "read by", "when"}};
-  for (const KvFormat& format : kv_formats())
+      {"KV cache", "keys and values", "bits", "data", "layouts", "read by", "when"}};
+  for (const KvFormat& format : kv_formats()) {
+    std::vector<std::string> names, engines;
+    Json readers = Json::object();  // by layout
     for (const Layout* layout : layouts()) {
       if (!layout->holds(format.format)) continue;
-      const std::vector<std::string> engines = layout->engines(format.format);
-      rows.push_back({format.name, format.values, visq::format("{:.3g}", format.bits()),
-                      format.calibrated ? "needed" : "none", layout->name(), joined(engines), format.serves});
-      list.push_back({{"kv_cache", format.name},
-                      {"values", format.values},
-                      {"bits", format.bits()},
-                      {"needs_calibration", format.calibrated},
-                      {"layout", layout->name()},
-                      {"engines", engines},
-                      {"when", format.serves}});
+      names.emplace_back(layout->name());
+      readers[layout->name()] = layout->engines(format.format);
+      for (const std::string& engine : layout->engines(format.format))
+        if (std::ranges::find(engines, engine) == engines.end()) engines.push_back(engine);
     }
+    rows.push_back({format.name, format.values, visq::format("{:.3g}", format.bits()),
+                    format.calibrated ? "needed" : "none", joined(names), joined(engines), format.serves});
+    list.push_back({{"kv_cache", format.name},
+                    {"values", format.values},
+                    {"bits", format.bits()},
+                    {"needs_calibration", format.calibrated},
+                    {"layouts", readers},
+                    {"when", format.serves}});
+  }
   if (style == Style::json) return visq::print("{}\n", json_text(list, 2));
   print_table(rows, style, {2});
 }

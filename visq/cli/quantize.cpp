@@ -106,13 +106,13 @@ void run(const Arguments& arguments) {
   const bool known =
       find_family(checkpoint.config(), (options.checkpoint / "config.json").string()) != nullptr;
   std::optional<Model> model;
-  if (arguments->merge_vision_adapter && !known)
+  if (arguments.merge_vision_adapter && !known)
     fail("--merge-vision-adapter: visq does not know this architecture, nor its adapters");
   if (known)
     model.emplace(checkpoint, options.device,
                   compute_dtype(arguments.compute.resolve_dtype(), options.device, checkpoint),
                   Model::LinearLoader(), arguments.compute.resolve_image_profile());
-  if (arguments->merge_vision_adapter) model->merge_image_adapter();
+  if (arguments.merge_vision_adapter) model->merge_image_adapter();
   const std::vector<Plan> plans = known ? make_plans(*model, options) : make_plans(checkpoint, options);
   if (!arguments.save_recipe.empty()) save_recipe(arguments.save_recipe, plans);
   if (arguments.dry_run) {
@@ -159,7 +159,7 @@ void add_quantize_command(Command& program) {
                    kv_cache_names()));
   command
       .add_option("--layout", arguments->layout,
-                  "auto (the one that most engines read), modelopt, compressed-tensors, hf-fp8")
+                  "auto (the one that most engines read), modelopt, compressed-tensors, hf-fp8, bitsandbytes")
       .show_default();
   command.add_option("--only", arguments->only,
                      "quantize only linears whose name matches this glob (repeatable)");

@@ -21,7 +21,8 @@ const std::vector<Held>& held() {
                                         {"int4_awq", {"vllm", "sglang"}},
                                         {"fp8_pc_pt", {"vllm", "sglang", "tensorrt-llm"}},
                                         {"int8_wo", {"vllm", "sglang"}},
-                                        {"w4a16_nvfp4", {"vllm"}}};
+                                        {"w4a16_nvfp4", {"vllm"}},
+                                        {"int4_awq_asym", {"vllm"}}};
   return all;
 }
 
@@ -36,7 +37,7 @@ Json weight_arguments(const Scheme& scheme) {
   const bool is_float = scheme.weight == Codec::fp8_rows || scheme.weight == Codec::nvfp4;
   Json arguments = {{"num_bits", scheme.block > 0 ? 4 : 8},
                     {"type", is_float ? "float" : "int"},
-                    {"symmetric", true},
+                    {"symmetric", scheme.weight != Codec::int4_asym},
                     {"strategy", scheme.block == 0               ? "channel"
                                  : scheme.weight == Codec::nvfp4 ? "tensor_group"
                                                                  : "group"},
@@ -77,7 +78,9 @@ const char* format_of(const Scheme& scheme) {
       if (scheme.input == InputFormat::int8) return "int-quantized";
       break;
     case Codec::int4:
-    case Codec::mxfp4:  // the MX formats are not held
+    case Codec::int4_asym:
+    case Codec::nf4:  // not held, nor are the MX formats
+    case Codec::mxfp4:
     case Codec::mxfp6:
     case Codec::mxfp8:
     case Codec::mxint8:
@@ -152,6 +155,10 @@ class CompressedTensorsLayout final : public Layout {
     add(".weight_scale", dtype, {n, blocks}, [=](const PackedLinear& p) {
       return p.weight.scale.view({n, blocks}).to(dtype);
     });
+    if (scheme.weight == Codec::int4_asym)  // packed along the rows, where codes are along the columns
+      add(".weight_zero_point", at::kInt, {n / 8, blocks}, [](const PackedLinear& p) {
+        return int4_to_words(p.weight.zero_point.t().contiguous()).t().contiguous();
+      });
     if (is_packed(scheme))
       add(".weight_shape", at::kLong, {2}, [=](const PackedLinear&) {
         return at::tensor({n, k}, at::kLong);
@@ -245,6 +252,7 @@ class CompressedTensorsLayout final : public Layout {
             scalar_tensor(1 / read_scale(checkpoint, module + ".weight_global_scale"), at::kFloat, {});
         return linear;
       case Codec::int4:
+      case Codec::int4_asym:
         packed.codes = int4_from_words(read_checked(checkpoint, codes, at::kInt, {-1, -1}));
         break;
       case Codec::int8:
@@ -257,6 +265,7 @@ class CompressedTensorsLayout final : public Layout {
       case Codec::fp8_blocks:
         packed.codes = read_checked(checkpoint, codes, at::kFloat8_e4m3fn, {-1, -1});
         break;
+      case Codec::nf4:
       case Codec::mxfp4:
       case Codec::mxfp6:
       case Codec::mxfp8:
@@ -268,6 +277,14 @@ class CompressedTensorsLayout final : public Layout {
     const int64_t blocks = scheme.block > 0 ? packed.columns / scheme.block : 1;
     packed.scale =
         read_checked(checkpoint, scale, checkpoint.info(scale).dtype, {packed.rows, blocks}).to(at::kFloat);
+    if (scheme.weight == Codec::int4_asym) {
+      if (packed.rows % 8 != 0)
+        fail("{}: tensor '{}' has {} rows: their zero points fill no words",
+             checkpoint.file_of(codes).string(), codes, packed.rows);
+      const at::Tensor words =
+          read_checked(checkpoint, module + ".weight_zero_point", at::kInt, {packed.rows / 8, blocks});
+      packed.zero_point = int4_from_words(words.t().contiguous()).t().contiguous();
+    }
     if (scheme.block == 0) packed.scale = packed.scale.squeeze(1);
     if (scheme.has_input_scale()) linear.input_scale = read_scale(checkpoint, module + ".input_scale");
     return linear;

@@ -108,6 +108,13 @@ bool tensorrt_llm_matches(const std::string& entry, const std::string& name) {
   return false;
 }
 
+// One of the name's parts, or the first ones of them together.
+bool has_component(const std::string& entry, const std::string& name) {
+  if (starts_with(name + ".", entry + ".")) return true;
+  return entry.find('.') == std::string::npos &&
+         ("." + name + ".").find("." + entry + ".") != std::string::npos;
+}
+
 }  // namespace
 
 const char* engine_name(Engine engine) {
@@ -129,10 +136,12 @@ Engine parse_engine(const std::string& name) {
 }
 
 bool engine_excludes(Engine engine, const std::vector<std::string>& entries, const std::string& module,
-                     const std::string& model_type, bool whole_names) {
-  if (whole_names) return std::ranges::find(entries, module) != entries.end();
+                     const std::string& model_type, ExcludeRule rule) {
+  if (rule == ExcludeRule::whole_names) return std::ranges::find(entries, module) != entries.end();
   const Renames& renames = renames_of(engine, model_type);
   const std::string name = rename(module, renames);
+  if (rule == ExcludeRule::components)
+    return std::ranges::any_of(entries, [&](const std::string& entry) { return has_component(entry, name); });
   for (const std::string& entry : entries) {
     if (starts_with(entry, "re:")) {
       if (expression_matches(entry.substr(3), name)) return true;

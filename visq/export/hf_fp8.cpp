@@ -20,7 +20,7 @@ class HfFp8Layout final : public Layout {
   }
   at::ScalarType scale_dtype(at::ScalarType) const override { return at::kFloat; }
   const char* exclude_key() const override { return "modules_to_not_convert"; }
-  bool excludes_whole_names() const override { return true; }
+  ExcludeRule exclude_rule() const override { return ExcludeRule::whole_names; }
 
   std::vector<LayoutTensor> tensors(const QuantizedLinear& linear) const override {
     const int64_t n = linear.rows, k = linear.columns;

@@ -8,7 +8,7 @@ namespace visq {
 
 const std::vector<const Layout*>& layouts() {
   static const std::vector<const Layout*> all = {&modelopt_layout(), &compressed_tensors_layout(),
-                                                 &hf_fp8_layout()};
+                                                 &hf_fp8_layout(), &bitsandbytes_layout()};
   return all;
 }
 

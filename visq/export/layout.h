@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "visq/core/json.h"
+#include "visq/export/engines.h"
 #include "visq/io/checkpoint.h"
 #include "visq/io/checkpoint_writer.h"
 #include "visq/quant/presets.h"
@@ -108,8 +109,7 @@ class Layout {
   virtual Json quantization_config(const ExportSummary& summary) const = 0;
   /// The key of quantization_config that lists what is not quantized.
   virtual const char* exclude_key() const { return "ignore"; }
-  /// Entries of that list stand for the module of this name alone, whatever the engine.
-  virtual bool excludes_whole_names() const { return false; }
+  virtual ExcludeRule exclude_rule() const { return ExcludeRule::patterns; }
   /// Further files: name and content.
   virtual std::vector<std::pair<std::string, Json>> extra_files(const ExportSummary&) const { return {}; }
 
@@ -134,6 +134,7 @@ class Layout {
 const Layout& modelopt_layout();
 const Layout& compressed_tensors_layout();
 const Layout& hf_fp8_layout();
+const Layout& bitsandbytes_layout();
 const std::vector<const Layout*>& layouts();
 
 /// @param name  "auto" (the layout that the most engines read), or a layout's name

@@ -134,8 +134,7 @@ struct KvAlgorithm {
 };
 
 // spec/export.md §3.9, §7.2. ModelOpt itself writes FP8 for fp8_affine and NVFP4 for nvfp4_rotate: an engine
-// that knows neither means nor rotation would take their scales for those of the plain formats, which are
-// larger.
+// that knows neither means nor rotation would take their scales for those of the plain formats.
 const std::vector<KvAlgorithm>& kv_algorithms() {
   using enum KvCacheFormat;
   static const std::vector<KvAlgorithm> all = {
@@ -161,7 +160,8 @@ class ModelOptLayout final : public Layout {
   using Layout::holds;
   bool holds(const Scheme& scheme) const override { return find_algorithm(scheme) != nullptr; }
   std::vector<std::string> engines(const Scheme& scheme) const override {
-    return algorithm_of(scheme).engines;
+    const Algorithm* found = find_algorithm(scheme);
+    return found != nullptr ? found->engines : std::vector<std::string>{};
   }
   bool holds_mixes() const override { return true; }
   // spec/export.md §7.1, §7.2. SGLang takes a mix without NVFP4 for another format.
@@ -228,6 +228,9 @@ class ModelOptLayout final : public Layout {
         add(".weight", mx_dtype(scheme.weight), {n, k * mx_bits(scheme.weight) / 8}, codes);
         add(".weight_scale", at::kByte, {n, k / scheme.block}, scale);
         break;
+      case Codec::int4_asym:
+      case Codec::nf4:
+        fail("the modelopt layout does not hold {}", codec_name(scheme.weight));
     }
     if (scheme.fp8_second_stage)
       add(".weight_scale_2", at::kFloat, {},
@@ -353,6 +356,9 @@ class ModelOptLayout final : public Layout {
                                     {packed.codes.size(0), packed.codes.size(1) / bytes_of_block});
         break;
       }
+      case Codec::int4_asym:
+      case Codec::nf4:
+        fail("the modelopt layout does not hold {}", codec_name(scheme.weight));
     }
     packed.rows = packed.codes.size(0);
     packed.columns = packed.codes.size(1);

@@ -1,4 +1,6 @@
 // Rules A (files and configuration), B (names) and C (dtypes and shapes).
+#include <ATen/ATen.h>
+
 #include <algorithm>
 #include <cstring>
 #include <fstream>
@@ -132,9 +134,8 @@ void check_engine_excludes(const ValidationContext& context, Validation& validat
   for (const Engine engine : context.engines)
     for (const std::string& module : context.linears) {
       if (!context.output.in_text_model(module)) continue;  // the list is the text model's own
-      const bool excluded =
-          engine_excludes(engine, context.exclude, context.output.name_in_part(module), context.model_type,
-                          context.quantized.layout().excludes_whole_names());
+      const bool excluded = engine_excludes(engine, context.exclude, context.output.name_in_part(module),
+                                            context.model_type, context.quantized.layout().exclude_rule());
       const bool quantized = context.modules.contains(module);
       findings.expect(excluded != quantized, "{}: '{}' is {}quantized, but the exclude list {} it",
                       engine_name(engine), module, quantized ? "" : "not ",
@@ -186,11 +187,13 @@ void check_names(const ValidationContext& context, Validation& validation) {
                             unstacked.contains(name) || is_tied_alias(*context.source, name),
                         "tensor '{}' of the source is missing", name);
       static const std::set<std::string> kSuffixes = {
-          "weight",         "weight_packed",    "weight_scale",
-          "weight_scale_2", "weight_scale_inv", "weight_global_scale",
-          "weight_shape",   "input_scale",      "k_scale",
-          "v_scale",        "k_bias",           "v_bias",
-          "pre_quant_scale"};
+          "weight",           "weight_packed",    "weight_scale",
+          "weight_scale_2",   "weight_scale_inv", "weight_global_scale",
+          "weight_shape",     "input_scale",      "k_scale",
+          "v_scale",          "k_bias",           "v_bias",
+          "pre_quant_scale",  "absmax",           "quant_map",
+          "nested_absmax",    "nested_quant_map", "bitsandbytes__nf4",
+          "weight_zero_point"};
       for (const std::string& name : output.names())
         if (!context.source->contains(name))
           findings.expect(kSuffixes.contains(name.substr(name.rfind('.') + 1)), "tensor '{}' is not known",

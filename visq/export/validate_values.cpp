@@ -32,7 +32,9 @@ double error_bound(const Scheme& scheme) {
     case Codec::mxfp4:
       return 0.25;
     case Codec::int4:
+    case Codec::int4_asym:
       return 0.35;
+    case Codec::nf4:
     case Codec::nvfp4:
       return 0.2;
   }
@@ -76,6 +78,25 @@ void check_codes(const std::string& module, const PackedTensor& weight, Findings
                       "'{}': a block's largest code is not 7", module);
       break;
     }
+    case Codec::int4_asym: {
+      const at::Tensor zero = weight.zero_point.unsqueeze(-1);
+      const at::Tensor blocks = weight.codes.view({weight.rows, -1, weight.block});
+      const at::Tensor reach =
+          at::maximum(blocks.amax(2, true), zero) - at::minimum(blocks.amin(2, true), zero);
+      // 15 levels apart, where roundings of scale and zero point did not take one.
+      findings.expect(((reach >= 14) | (reach == 0)).all().item<bool>(),
+                      "'{}': codes of a block are less than 14 apart", module);
+      break;
+    }
+    case Codec::nf4: {
+      const at::Tensor blocks = weight.codes.view({weight.rows, -1, weight.block / 2});
+      const at::Tensor high = blocks.bitwise_right_shift(4), low = blocks.bitwise_and(15);
+      const at::Tensor largest = ((high == 0) | (high == 15) | (low == 0) | (low == 15)).any(2);
+      const at::Tensor zeros = (blocks == 0x77).all(2);  // level 7 is 0
+      findings.expect((largest | zeros).all().item<bool>(),
+                      "'{}': a block's largest code is neither −1 nor 1", module);
+      break;
+    }
     case Codec::nvfp4: {
       const at::Tensor scale = weight.scale.to(at::kFloat);
       findings.expect(scale.min().item<float>() >= std::ldexp(1.0f, -9), "'{}': a block scale is 0", module);
@@ -106,7 +127,8 @@ void check_each(const ValidationContext& context, Validation& validation) {
     const bool largest_codes = scheme.scales == ScaleSearch::max && scheme.rounding == Rounding::nearest;
     searched |= !largest_codes;
     const PackedLinear linear = context.quantized.read(module);
-    for (const at::Tensor* tensor : {&linear.weight.codes, &linear.weight.scale}) {
+    for (const at::Tensor* tensor : {&linear.weight.codes, &linear.weight.scale, &linear.weight.scale_2}) {
+      if (!tensor->defined()) continue;
       if (tensor->scalar_type() == at::kFloat8_e4m3fn)
         finite.expect(!tensor->view(at::kByte).bitwise_and(0x7F).eq(0x7F).any().item<bool>(),
                       "'{}' holds a NaN", module);
@@ -116,7 +138,11 @@ void check_each(const ValidationContext& context, Validation& validation) {
         finite.expect(at::isfinite(*tensor).all().item<bool>(), "'{}' holds a scale that is not finite",
                       module);
     }
-    if (!is_mx(linear.weight.codec))  // whose scales are powers of two
+    if (linear.weight.codec == Codec::nf4)  // scales are codes; under their mean is where zeros lie
+      positive.expect(
+          linear.weight.scale_2.ge(0).all().item<bool>() && linear.weight.zero_point.item<float>() >= 0,
+          "'{}': a scale of scales is negative", module);
+    else if (!is_mx(linear.weight.codec))  // whose scales are powers of two
       positive.expect(linear.weight.scale.to(at::kFloat).gt(0).all().item<bool>(),
                       "'{}': a weight scale is not positive", module);
     if (linear.input_scale)

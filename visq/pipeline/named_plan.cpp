@@ -164,7 +164,7 @@ void check_excludes(const Plan& plan, const Checkpoint& checkpoint) {
     for (const std::string& module : linear_modules(checkpoint)) {
       if (!checkpoint.in_text_model(module)) continue;
       const bool excluded = engine_excludes(parse_engine(engine), entries, checkpoint.name_in_part(module),
-                                            model_type, layout.excludes_whole_names());
+                                            model_type, layout.exclude_rule());
       if (excluded == quantized.contains(module))
         fail(
             "{}: no exclude list tells {} that '{}' is {}quantized, because its name is a part of another; "
@@ -239,10 +239,9 @@ std::vector<std::vector<std::string>> decoder_linears_by_name(const Checkpoint& 
 }
 
 Plan make_named_plan(const Checkpoint& checkpoint, const Recipe& recipe, const std::string& layout,
-                     std::filesystem::path directory) {
+                     std::filesystem::path directory, KvCacheFormat default_kv_cache) {
   Plan plan;
   plan.recipe = recipe;
-  plan.kv_cache = recipe.kv_cache.value_or(KvCacheFormat::none);
   plan.directory = std::move(directory);
   const auto groups = decoder_linears_by_name(checkpoint);
   if (groups.empty())
@@ -289,7 +288,7 @@ Plan make_named_plan(const Checkpoint& checkpoint, const Recipe& recipe, const s
     fail("the recipe matches no linear of this model ({}); the linears are named like '{}'",
          describe_rules(recipe), groups.front().front());
   check_rules(recipe, modules);
-  choose_layout(plan, layout);
+  choose_layout(plan, layout, default_kv_cache);
   for (const Site& site : plan.sites) {
     const std::vector<std::string> parts = components(site.linear.module);
     std::string layer;

@@ -19,7 +19,7 @@ std::vector<std::vector<std::string>> decoder_linears_by_name(const Checkpoint& 
 /// @throws Error also when the checkpoint has no such linear, or when the exclude list cannot be written such
 ///         that the engines read from it what is quantized
 Plan make_named_plan(const Checkpoint& checkpoint, const Recipe& recipe, const std::string& layout,
-                     std::filesystem::path directory);
+                     std::filesystem::path directory, KvCacheFormat default_kv_cache = KvCacheFormat::none);
 
 /// "model.layers.*.mlp.up_proj × 24, …": what the plan quantizes, and what it leaves, in a line.
 std::string describe_choice(const Plan& plan, const Checkpoint& checkpoint);

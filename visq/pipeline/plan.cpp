@@ -86,8 +86,14 @@ void check_rules(const Recipe& recipe, const std::vector<std::string>& modules) 
            rule.sites, modules.empty() ? "" : modules.front());
 }
 
-void choose_layout(Plan& plan, const std::string& layout) {
+void choose_layout(Plan& plan, const std::string& layout, KvCacheFormat default_kv_cache) {
   for (const Site& site : plan.sites) add_stored(plan.schemes, site.linear.scheme);
+  plan.kv_cache = plan.recipe.kv_cache.value_or(default_kv_cache);
+  // A cache that nobody asked for does not stand in a format's way.
+  if (!plan.recipe.kv_cache && plan.kv_cache != KvCacheFormat::none &&
+      !find_layout(layout, plan.schemes, plan.recipe.name).holds(plan.kv_cache))
+    plan.kv_cache = KvCacheFormat::none;
+  plan.recipe.kv_cache = plan.kv_cache;
   plan.layout = &find_layout(layout, plan.schemes, plan.recipe.name, plan.kv_cache);
 }
 
@@ -108,6 +114,11 @@ QuantizedLinear describe_linear(const Checkpoint& checkpoint, const std::string&
   if (scheme.weight == Codec::int4 && (rows % 2 != 0 || columns % 8 != 0))
     fail("{}: tensor '{}.weight' has shape [{}, {}]: int4 needs an even number of rows",
          checkpoint.file_of(info.name).string(), module, rows, columns);
+  if (scheme.weight == Codec::int4_asym && rows % 8 != 0)
+    fail(
+        "{}: tensor '{}.weight' has {} rows: zero points lie eight rows to a word; leave it out with --skip "
+        "'{}'",
+        checkpoint.file_of(info.name).string(), module, rows, module);
   if (scheme.stored_like(find_preset("int8_wo").scheme) && columns % 4 != 0)
     fail(
         "{}: tensor '{}.weight' has {} columns: int8_wo packs four of them into a word; leave it out with "
@@ -143,12 +154,11 @@ bool can_fold(const Plan& plan, const nn::DecoderSpec& spec, int64_t layer, cons
 }
 
 Plan make_plan(const Model& model, const Recipe& recipe, const std::string& layout,
-               std::filesystem::path directory) {
+               std::filesystem::path directory, KvCacheFormat default_kv_cache) {
   const Checkpoint& checkpoint = model.checkpoint();
   const ModelSpec& spec = model.spec();
   Plan plan;
   plan.recipe = recipe;
-  plan.kv_cache = recipe.kv_cache.value_or(KvCacheFormat::none);
   plan.directory = std::move(directory);
   plan.layers = spec.decoder.layers;
   std::vector<std::string> modules;
@@ -204,7 +214,7 @@ Plan make_plan(const Model& model, const Recipe& recipe, const std::string& layo
     fail("the recipe matches no linear of this model ({}); the linears are named like '{}'",
          describe_rules(recipe), model.names().module(spec, 0, nn::linears(spec.decoder, 0).front()));
   check_rules(recipe, modules);
-  choose_layout(plan, layout);
+  choose_layout(plan, layout, default_kv_cache);
   AddedTensors added;
   if (plan.kv_cache != KvCacheFormat::none && kv_format(plan.kv_cache).nvfp4 &&
       spec.decoder.head_dim % kNvfp4Block != 0)

@@ -44,22 +44,24 @@ struct Plan {
   bool needs_gram() const;
 
  private:
-  friend Plan make_plan(const Model&, const Recipe&, const std::string&, std::filesystem::path);
+  friend Plan make_plan(const Model&, const Recipe&, const std::string&, std::filesystem::path,
+                        KvCacheFormat);
   std::map<std::pair<int64_t, nn::LinearId>, size_t> site_index_;  // layer, linear → index into sites
 };
 
-/// @param layout  a layout's name, or "auto"
+/// @param layout            a layout's name, or "auto"
+/// @param default_kv_cache  where the recipe says nothing and the layout can store it
 /// @throws Error when the recipe or one of its rules matches nothing, splits a fused group (q/k/v, gate/up)
 /// or
 ///         the experts of a layer, or a width is not divisible by the format's block (names the tensor); when
 ///         no layout holds what comes of it
 Plan make_plan(const Model& model, const Recipe& recipe, const std::string& layout,
-               std::filesystem::path directory);
+               std::filesystem::path directory, KvCacheFormat default_kv_cache = KvCacheFormat::none);
 
 /// Refuses rules that some file says (Rule::origin) and that match none of these modules.
 void check_rules(const Recipe& recipe, const std::vector<std::string>& modules);
-/// Fills in what follows from the sites: schemes, layout.
-void choose_layout(Plan& plan, const std::string& layout);
+/// Fills in what follows from recipe and sites: schemes, layout, KV cache.
+void choose_layout(Plan& plan, const std::string& layout, KvCacheFormat default_kv_cache);
 
 /// Whether the smoothing scale of a group can be folded exactly into what produces its input.
 /// q/k/v and gate/up: the norm before them, when all that reads it is quantized and smoothed alike; o: the

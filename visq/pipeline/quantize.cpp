@@ -260,7 +260,6 @@ KvCacheFormat default_kv_cache(const QuantizeOptions& options) {
 // The recipe with what the run says besides.
 Recipe chosen(Recipe recipe, const QuantizeOptions& options) {
   if (options.kv_cache) recipe.kv_cache = options.kv_cache;
-  if (!recipe.kv_cache) recipe.kv_cache = default_kv_cache(options);
   if (!options.only.empty()) recipe.only = options.only;
   recipe.skip.insert(recipe.skip.end(), options.skip.begin(), options.skip.end());
   return recipe;
@@ -280,15 +279,19 @@ void check_without_data(const Plan& plan) {
          kv_cache_name(plan.kv_cache));
 }
 
-/// @param plan_of  (recipe, directory) → Plan
+/// @param plan_of  (recipe, directory, default KV cache) → Plan
 template <class PlanOf>
 std::vector<Plan> plans_of(const QuantizeOptions& options, const PlanOf& plan_of) {
   std::vector<Plan> plans;
   std::set<std::string> seen;
+  const bool said = options.kv_cache || std::ranges::all_of(options.recipes, [](const Recipe& recipe) {
+                      return recipe.kv_cache.has_value();
+                    });
+  const KvCacheFormat kv_cache = said ? KvCacheFormat::none : default_kv_cache(options);
   for (const Recipe& recipe : options.recipes) {
     if (!seen.insert(recipe.name).second) fail("--format names {} twice", recipe.name);
     plans.push_back(plan_of(chosen(recipe, options),
-                            options.recipes.size() == 1 ? options.out : options.out / recipe.name));
+                            options.recipes.size() == 1 ? options.out : options.out / recipe.name, kv_cache));
     if (!options.calibration) check_without_data(plans.back());
   }
   return plans;
@@ -319,16 +322,18 @@ void check_without_model(const Checkpoint& checkpoint, const QuantizeOptions& op
 }  // namespace
 
 std::vector<Plan> make_plans(const Model& model, const QuantizeOptions& options) {
-  return plans_of(options, [&](const Recipe& recipe, const std::filesystem::path& directory) {
-    return make_plan(model, recipe, options.layout, directory);
-  });
+  return plans_of(options,
+                  [&](const Recipe& recipe, const std::filesystem::path& directory, KvCacheFormat kv_cache) {
+                    return make_plan(model, recipe, options.layout, directory, kv_cache);
+                  });
 }
 
 std::vector<Plan> make_plans(const Checkpoint& checkpoint, const QuantizeOptions& options) {
   check_without_model(checkpoint, options);
-  auto plans = plans_of(options, [&](const Recipe& recipe, const std::filesystem::path& directory) {
-    return make_named_plan(checkpoint, recipe, options.layout, directory);
-  });
+  auto plans = plans_of(
+      options, [&](const Recipe& recipe, const std::filesystem::path& directory, KvCacheFormat kv_cache) {
+        return make_named_plan(checkpoint, recipe, options.layout, directory, kv_cache);
+      });
   log_warning(visq::format(
       "{}: visq does not know this architecture and found the linears by their names: {}",
       (checkpoint.directory() / "config.json").string(), describe_choice(plans.front(), checkpoint)));

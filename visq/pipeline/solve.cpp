@@ -52,6 +52,10 @@ PackedTensor pack(const Scheme& scheme, const at::Tensor& weight, float group_am
       return pack_int8(weight, scale_dtype);
     case Codec::int4:
       return pack_int4(weight, scheme.block, scale_dtype);
+    case Codec::int4_asym:
+      return pack_int4_asym(weight, scheme.block, scale_dtype);
+    case Codec::nf4:
+      return pack_nf4(weight);
     case Codec::nvfp4:
       return pack_nvfp4(weight, group_amax, scheme.block, scheme.nvfp4_range());
     case Codec::mxfp4:

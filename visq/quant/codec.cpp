@@ -66,7 +66,8 @@ PackedTensor from_encoded(Codec codec, const at::Tensor& weight, EncodedMatrix e
           .columns = weight.size(1),
           .codes = std::move(encoded.codes),
           .scale = std::move(encoded.scale),
-          .scale_2 = {}};
+          .scale_2 = std::move(encoded.scale_2),
+          .zero_point = std::move(encoded.zero_point)};
 }
 
 PackedTensor pack_int(Codec codec, const at::Tensor& weight, int64_t block, int code_max,
@@ -114,7 +115,8 @@ PackedTensor pack_fp8(const at::Tensor& weight, std::optional<float> amax) {
           .columns = w.size(1),
           .codes = codecs_for(w).encode_fp8(w, scale),
           .scale = scalar_like(w, scale),
-          .scale_2 = {}};
+          .scale_2 = {},
+          .zero_point = {}};
 }
 
 PackedTensor pack_fp8_rows(const at::Tensor& weight, at::ScalarType scale_dtype) {
@@ -149,6 +151,24 @@ PackedTensor pack_int4(const at::Tensor& weight, int64_t block, at::ScalarType s
   return packed;
 }
 
+PackedTensor pack_int4_asym(const at::Tensor& weight, int64_t block, at::ScalarType scale_dtype) {
+  const at::Tensor w = checked_matrix(weight);
+  check_scale_dtype(scale_dtype);
+  check_block(w, block);
+  PackedTensor packed =
+      from_encoded(Codec::int4_asym, w, codecs_for(w).encode_int4_asym(w, block, scale_dtype));
+  packed.block = block;
+  return packed;
+}
+
+PackedTensor pack_nf4(const at::Tensor& weight) {
+  const at::Tensor w = checked_matrix(weight);
+  check_block(w, kNf4Block);
+  PackedTensor packed = from_encoded(Codec::nf4, w, encode_nf4(w));
+  packed.block = kNf4Block;
+  return packed;
+}
+
 PackedTensor pack_nvfp4(const at::Tensor& weight, std::optional<float> amax, int64_t block, float range) {
   const at::Tensor w = checked_matrix(weight);
   if (block != 16 && block != 32) fail("nvfp4 has no blocks of {}: give 16 or 32", block);
@@ -162,7 +182,8 @@ PackedTensor pack_nvfp4(const at::Tensor& weight, std::optional<float> amax, int
           .block = block,
           .codes = std::move(encoded.codes),
           .scale = std::move(encoded.scale),
-          .scale_2 = scalar_like(w, scale_2)};
+          .scale_2 = scalar_like(w, scale_2),
+          .zero_point = {}};
 }
 
 PackedTensor pack_mx(const at::Tensor& weight, Codec codec) {
@@ -191,6 +212,14 @@ at::Tensor dequantize(const PackedTensor& packed, at::ScalarType dtype) {
     case Codec::mxfp8:
     case Codec::mxint8:
       return codecs.decode_mx(codes, scale, packed.codec, dtype);
+    case Codec::int4_asym: {
+      // Differences of codes fit their type.
+      const at::Tensor zero = packed.zero_point.unsqueeze(-1);  // [rows, blocks, 1]
+      const at::Tensor blocks = codes.view({zero.size(0), zero.size(1), -1}) - zero;
+      return codecs.decode_int(blocks.view(codes.sizes()), scale, dtype);
+    }
+    case Codec::nf4:
+      return decode_nf4(packed, dtype);
     case Codec::int8:
     case Codec::int4:
       break;

@@ -10,21 +10,24 @@
 
 namespace visq {
 
-/// A quantized matrix. real = code · scale (nvfp4: code · scale · scale_2; MX: code · 2^(scale − 127)).
+/// A quantized matrix. real = code · scale (int4_asym: (code − zero_point) · scale; nvfp4: code · scale ·
+/// scale_2; MX: code · 2^(scale − 127); nf4: level[code] · (scale_level[scale] · scale_2 + zero_point)).
 struct PackedTensor {
   Codec codec = Codec::fp8_e4m3;
   int64_t rows = 0, columns = 0;
-  int64_t block = 0;  ///< int4, nvfp4, MX: columns that share a scale; fp8_blocks: rows and columns
+  int64_t block = 0;  ///< int4, nf4, nvfp4, MX: columns that share a scale; fp8_blocks: rows and columns
   at::Tensor codes;   ///< fp8: float8_e4m3fn [rows, columns]; int8: int8 [rows, columns];
-                      ///< int4: int8 [rows, columns], −8…7;
+                      ///< int4, int4_asym: int8 [rows, columns], −8…7;
+                      ///< nf4: uint8 [rows, columns/2], even column in the high nibble;
                       ///< nvfp4, mxfp4: uint8 [rows, columns/2], even column in the low nibble;
                       ///< mxfp6: uint8 [rows, columns/4 · 3], four columns in 24 bits, little-endian, the
                       ///< first in the lowest; mxfp8: as fp8; mxint8: as int8
-  at::Tensor
-      scale;  ///< fp8_e4m3: f32 []; fp8_rows, int8: f32 [rows]; int4: f32 [rows, columns/block];
-              ///< fp8_blocks: f32 [⌈rows/128⌉, ⌈columns/128⌉]; nvfp4: float8_e4m3fn [rows, columns/block];
-              ///< MX: uint8 [rows, columns/32], the exponent of two plus 127 (E8M0), 255 for NaN
-  at::Tensor scale_2;  ///< nvfp4: f32 []
+  at::Tensor scale;   ///< fp8_e4m3: f32 []; fp8_rows, int8: f32 [rows]; int4, int4_asym: f32 [rows,
+                     ///< columns/block]; fp8_blocks: f32 [⌈rows/128⌉, ⌈columns/128⌉]; nvfp4: float8_e4m3fn
+                     ///< [rows, columns/block]; MX: uint8 [rows, columns/32], the exponent of two plus 127
+                     ///< (E8M0), 255 for NaN; nf4: uint8 [rows, columns/64], codes of nf4_scale_levels()
+  at::Tensor scale_2;  ///< nvfp4: f32 []; nf4: f32 [⌈rows · columns/64 / 256⌉], of scales in their order
+  at::Tensor zero_point;  ///< int4_asym: int8 [rows, columns/block], −8…7; nf4: f32 [], the scales' mean
 };
 
 // Weights are f32, bf16 or f16 matrices [rows, columns]; everything is computed in f32. All functions here
@@ -61,6 +64,21 @@ PackedTensor pack_int8(const at::Tensor& weight, at::ScalarType scale_dtype = at
 /// @throws Error when `block` does not divide the columns
 PackedTensor pack_int4(const at::Tensor& weight, int64_t block = 128,
                        at::ScalarType scale_dtype = at::kFloat);
+
+/// int4 with a zero point: blocks, and zero with them, lie between −8 and 7 (spec/export.md §5.2, as
+/// compressed-tensors computes it). Scale (largest − smallest)/15, zero point −8 − smallest/scale, code
+/// w/scale + zero point, each rounded half to even. Zero blocks: scale 1.
+PackedTensor pack_int4_asym(const at::Tensor& weight, int64_t block = 128,
+                            at::ScalarType scale_dtype = at::kFloat);
+
+/// NF4 with double quantization (QLoRA), as bitsandbytes computes it: blocks of 64 columns by their largest
+/// magnitudes, the nearest of 16 levels; the magnitudes, less their mean, in blocks of 256 by theirs, the
+/// nearest of 256 levels; in the middle always the lower one.
+/// @throws Error when 64 does not divide the columns
+PackedTensor pack_nf4(const at::Tensor& weight);
+/// f32 [16] and f32 [256], ascending, on the CPU.
+const at::Tensor& nf4_levels();
+const at::Tensor& nf4_scale_levels();
 
 /// E2M1 in blocks along the columns, an E4M3 scale per block, one fp32 scale amax/range
 /// (spec/quantization.md §4.2, §5.5). Zero blocks: block scale 1. A tensor of zeros is packed as if amax

@@ -76,6 +76,18 @@ EncodedMatrix encode_int(const at::Tensor& weight, int64_t block, int code_max, 
   return {codes.view(weight.sizes()), scale, at::isfinite(amax).all().item<bool>()};
 }
 
+EncodedMatrix encode_int4_asym(const at::Tensor& weight, int64_t block, at::ScalarType scale_dtype) {
+  const at::Tensor blocks = in_blocks(weight, block), none = constant(weight, 0.0);
+  const at::Tensor low = at::minimum(blocks.amin(-1), none), high = at::maximum(blocks.amax(-1), none);
+  const at::Tensor range = high - low, far = range >= kLargestRange;
+  const at::Tensor scale =
+      at::where(far, scales_for(at::maximum(high, -low), 7, scale_dtype), scales_for(range, 15, scale_dtype));
+  const at::Tensor zero = at::where(far, none, (constant(weight, -8.0) - low / scale).round().clamp(-8, 7));
+  const at::Tensor codes = (blocks / scale.unsqueeze(-1) + zero.unsqueeze(-1)).round().clamp(-8, 7);
+  return {codes.to(at::kChar).view(weight.sizes()), scale,
+          at::isfinite(blocks.abs().amax(-1)).all().item<bool>(), zero.to(at::kChar)};
+}
+
 /// Block scales: E4M3, the shape of `amax` (spec/quantization.md §4.2).
 at::Tensor nvfp4_scales(const at::Tensor& amax, float scale_2) {
   const at::Tensor t = amax / constant(amax, 6.0f * scale_2);
@@ -322,6 +334,7 @@ const CodecBackend& aten_codecs() {
       .encode_fp8 = encode_fp8,
       .encode_fp8_blocks = encode_fp8_blocks,
       .encode_int = encode_int,
+      .encode_int4_asym = encode_int4_asym,
       .encode_nvfp4 = encode_nvfp4,
       .encode_mx = encode_mx,
       .decode_fp8 = decode_fp8,

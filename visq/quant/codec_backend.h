@@ -8,6 +8,7 @@
 #include <c10/util/Half.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 
@@ -15,9 +16,12 @@
 
 namespace visq {
 
+struct PackedTensor;
+
 struct EncodedMatrix {
   at::Tensor codes, scale;
   bool finite = true;  ///< false: the weight holds a NaN or an infinity, and codes and scale mean nothing
+  at::Tensor zero_point = {}, scale_2 = {};  ///< as PackedTensor has them, of the formats that have them
 };
 
 struct CodecBackend {
@@ -33,6 +37,8 @@ struct CodecBackend {
   /// block]
   EncodedMatrix (*encode_int)(const at::Tensor& weight, int64_t block, int code_max,
                               at::ScalarType scale_dtype);
+  /// Between −8 and 7, with a zero point for every block.
+  EncodedMatrix (*encode_int4_asym)(const at::Tensor& weight, int64_t block, at::ScalarType scale_dtype);
   EncodedMatrix (*encode_nvfp4)(const at::Tensor& weight, int64_t block, float scale_2);
   EncodedMatrix (*encode_mx)(const at::Tensor& weight, Codec codec);
 
@@ -65,6 +71,10 @@ at::Tensor nearest_fp4(const at::Tensor& x);
 /// f32 [rows, columns] → uint8 [rows, columns / 2]
 at::Tensor pack_fp4(const at::Tensor& x);
 
+/// NF4 on any device (codec_nf4.cpp). decode_nf4: columns are a multiple of 64.
+EncodedMatrix encode_nf4(const at::Tensor& weight);
+at::Tensor decode_nf4(const PackedTensor& packed, at::ScalarType dtype);
+
 const CodecBackend& cpu_codecs();
 const CodecBackend& aten_codecs();
 
@@ -95,6 +105,19 @@ inline float scale_for(float amax, float code_max, at::ScalarType dtype) {
   if (dtype == at::kHalf) return c10::Half(scale);
   if (dtype == at::kBFloat16) return c10::BFloat16(scale);
   return scale;
+}
+
+/// Of a block of int4_asym that reaches from `low` ≤ 0 to `high` ≥ 0. One that reaches so far that a rounded
+/// end could be beyond the largest float is coded as int4 is.
+inline constexpr float kLargestRange = 0x1p127f;
+struct ZeroPoint {
+  float scale, zero;
+};
+inline ZeroPoint zero_point_for(float low, float high, at::ScalarType dtype) {
+  const float range = high - low;
+  if (range >= kLargestRange) return {scale_for(std::max(high, -low), 7.0f, dtype), 0.0f};
+  const float scale = scale_for(range, 15.0f, dtype);
+  return {scale, std::clamp(std::nearbyint(-8.0f - low / scale), -8.0f, 7.0f)};
 }
 
 }  // namespace visq

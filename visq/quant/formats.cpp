@@ -14,6 +14,10 @@ const char* codec_name(Codec codec) {
       return "int8";
     case Codec::int4:
       return "int4";
+    case Codec::int4_asym:
+      return "int4_asym";
+    case Codec::nf4:
+      return "nf4";
     case Codec::nvfp4:
       return "nvfp4";
     case Codec::mxfp4:

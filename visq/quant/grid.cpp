@@ -21,6 +21,8 @@ at::Tensor nearest_codes(Codec codec, const at::Tensor& x) {
     case Codec::fp8_rows:
     case Codec::fp8_blocks:
       break;
+    case Codec::int4_asym:
+    case Codec::nf4:
     case Codec::mxfp4:
     case Codec::mxfp6:
     case Codec::mxfp8:

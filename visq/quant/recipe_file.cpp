@@ -18,9 +18,9 @@ using Names = std::vector<std::pair<const char*, T>>;
 
 const Names<Codec> kWeights = {
     {"fp8", Codec::fp8_e4m3}, {"fp8_rows", Codec::fp8_rows}, {"fp8_blocks", Codec::fp8_blocks},
-    {"int8", Codec::int8},    {"int4", Codec::int4},         {"nvfp4", Codec::nvfp4},
-    {"mxfp4", Codec::mxfp4},  {"mxfp6", Codec::mxfp6},       {"mxfp8", Codec::mxfp8},
-    {"mxint8", Codec::mxint8}};
+    {"int8", Codec::int8},    {"int4", Codec::int4},         {"int4_asym", Codec::int4_asym},
+    {"nf4", Codec::nf4},      {"nvfp4", Codec::nvfp4},       {"mxfp4", Codec::mxfp4},
+    {"mxfp6", Codec::mxfp6},  {"mxfp8", Codec::mxfp8},       {"mxint8", Codec::mxint8}};
 const Names<InputFormat> kInputs = {
     {"none", InputFormat::none},   {"fp8", InputFormat::fp8},     {"fp8_tokens", InputFormat::fp8_tokens},
     {"int8", InputFormat::int8},   {"nvfp4", InputFormat::nvfp4}, {"mxfp4", InputFormat::mxfp4},
@@ -43,7 +43,10 @@ const char* name_of(const Names<T>& names, T value) {
 int64_t default_block(Codec codec) {
   switch (codec) {
     case Codec::int4:
+    case Codec::int4_asym:
       return 128;
+    case Codec::nf4:
+      return kNf4Block;
     case Codec::nvfp4:
       return kNvfp4Block;
     case Codec::fp8_blocks:
@@ -69,11 +72,12 @@ std::string contradiction(const Scheme& scheme) {
   if (scheme.fp8_second_stage && (codec != Codec::int4 || scheme.input != InputFormat::fp8))
     return "second_stage: fp8 needs weight: int4 and input: fp8";
   if (default_block(codec) == 0 && scheme.block != 0) return name + " has no blocks";
-  if (codec == Codec::int4 && (scheme.block < 16 || scheme.block % 8 != 0))
-    return "block: int4 needs a multiple of 8, at least 16";
+  const bool any_block = codec == Codec::int4 || codec == Codec::int4_asym;
+  if (any_block && (scheme.block < 16 || scheme.block % 8 != 0))
+    return "block: " + name + " needs a multiple of 8, at least 16";
   if (codec == Codec::nvfp4 && scheme.block != 16 && scheme.block != 32)
     return "block: nvfp4 has blocks of 16 or 32";
-  if (default_block(codec) != 0 && codec != Codec::int4 && codec != Codec::nvfp4 &&
+  if (default_block(codec) != 0 && !any_block && codec != Codec::nvfp4 &&
       scheme.block != default_block(codec))
     return visq::format("block: {} has blocks of {}", name, default_block(codec));
   if (scheme.scales == ScaleSearch::four_over_six && codec != Codec::nvfp4)

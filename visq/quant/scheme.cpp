@@ -81,6 +81,10 @@ double Scheme::bits_per_weight() const {
   switch (weight) {
     case Codec::int4:
       return 4 + 16.0 / static_cast<double>(block);
+    case Codec::int4_asym:
+      return 4 + (16.0 + 4.0) / static_cast<double>(block);
+    case Codec::nf4:
+      return 4 + (8 + 32.0 / kNf4NestedBlock) / static_cast<double>(block);
     case Codec::nvfp4:
       return 4 + 8.0 / static_cast<double>(block);
     case Codec::fp8_blocks:
@@ -110,6 +114,10 @@ std::string describe_weight(const Scheme& scheme) {
       return "INT8, one scale a row";
     case Codec::int4:
       return visq::format("INT4, blocks of {}{}", scheme.block, scheme.fp8_second_stage ? ", then FP8" : "");
+    case Codec::int4_asym:
+      return visq::format("INT4 with zero points, blocks of {}", scheme.block);
+    case Codec::nf4:
+      return visq::format("NF4, blocks of {}, double quantization", scheme.block);
     case Codec::nvfp4:
       return visq::format("FP4 E2M1, blocks of {}", scheme.block);
     case Codec::mxfp4:

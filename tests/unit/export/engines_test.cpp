@@ -84,6 +84,19 @@ TEST(Engines, ExpressionsMatchFromTheStart) {
   EXPECT_FALSE(covers(Engine::vllm, "re:.*layers\\.1\\.mlp\\.up$", "model.layers.1.mlp.up_proj", "llama"));
 }
 
+TEST(Engines, ComponentsAreWholePartsOfANameOrItsFirstOnes) {
+  const auto covers = [](const char* entry, const char* module) {
+    return engine_excludes(Engine::vllm, {entry}, module, "llama", ExcludeRule::components);
+  };
+  EXPECT_TRUE(covers("lm_head", "language_model.lm_head"));
+  EXPECT_TRUE(covers("vision_tower", "vision_tower.layers.0.mlp.fc1"));
+  EXPECT_TRUE(covers("layers.1", "layers.1.mlp.up_proj"));
+  EXPECT_FALSE(covers("layers.1", "layers.10.mlp.up_proj"));
+  EXPECT_FALSE(covers("layers.1", "model.layers.1.mlp.up_proj"));
+  EXPECT_FALSE(covers("head", "language_model.lm_head"));
+  EXPECT_FALSE(covers("up", "layers.1.mlp.up_proj"));
+}
+
 TEST(Engines, ExpressionsBeyondTheJudgedKindAreNamed) {
   try {
     covers(Engine::vllm, "re:(a+)+$", "aaaa", "llama");

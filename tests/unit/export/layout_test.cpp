@@ -1,5 +1,6 @@
 #include "visq/export/layout.h"
 
+#include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
 namespace visq {
@@ -104,6 +105,111 @@ TEST(CompressedTensorsLayout, TensorsPerFormat) {
                                                           {"m.weight_global_scale", at::kFloat, {1}}}));
 }
 
+// Zero points lie along the rows, eight to a word (spec/export.md §5.2).
+TEST(CompressedTensorsLayout, ZeroPointsArePackedAlongTheRows) {
+  const Layout& layout = compressed_tensors_layout();
+  EXPECT_EQ(shapes(layout, "int4_awq_asym", false), (Shapes{{"m.weight_packed", at::kInt, {256, 64}},
+                                                            {"m.weight_scale", at::kBFloat16, {256, 4}},
+                                                            {"m.weight_zero_point", at::kInt, {32, 4}},
+                                                            {"m.weight_shape", at::kLong, {2}}}));
+  PackedLinear linear;
+  linear.weight.zero_point = at::arange(-8, 8, at::kChar).view({8, 2});  // rows 0…7: −8, −6, …, 6 in block 0
+  const auto tensors = layout.tensors({"m", 8, 256, at::kBFloat16, find_preset("w4a16_asym").scheme, false});
+  ASSERT_EQ(tensors.at(2).planned.name, "m.weight_zero_point");
+  EXPECT_TRUE(
+      at::equal(tensors.at(2).value(linear),
+                at::tensor({int64_t{0xECA86420}, int64_t{0xFDB97531}}, at::kLong).to(at::kInt).view({1, 2})));
+  const Json config =
+      layout.quantization_config({{find_preset("w4a16_asym").scheme}, KvCacheFormat::none, {}, {}, {}});
+  EXPECT_EQ(config.at("config_groups").at("group_0").at("weights").at("symmetric"), false);
+  EXPECT_FALSE(modelopt_layout().holds(find_preset("w4a16_asym").scheme));
+}
+
+TEST(BitsAndBytesLayout, TensorsAndConfiguration) {
+  const Layout& layout = bitsandbytes_layout();
+  const Shapes found = shapes(layout, "nf4", false);
+  ASSERT_EQ(found.size(), 6u);
+  EXPECT_EQ(Shapes(found.begin(), found.end() - 1),
+            (Shapes{{"m.weight", at::kByte, {256 * 512 / 2, 1}},
+                    {"m.weight.absmax", at::kByte, {256 * 512 / 64}},
+                    {"m.weight.quant_map", at::kFloat, {16}},
+                    {"m.weight.nested_absmax", at::kFloat, {8}},
+                    {"m.weight.nested_quant_map", at::kFloat, {256}}}));
+  EXPECT_EQ(std::get<0>(found.back()), "m.weight.quant_state.bitsandbytes__nf4");
+  // Its size is planned before the offset is known, whatever that will be.
+  const QuantizedLinear linear{"m", 256, 512, at::kBFloat16, find_preset("nf4").scheme, false};
+  for (const float offset :
+       {0.0f, 1.0f, 0.05188658460974693f, 1.1754943508222875e-38f, 3.4028234663852886e+38f}) {
+    PackedLinear packed;
+    packed.weight.zero_point = at::scalar_tensor(offset, at::kFloat);
+    const at::Tensor bytes = layout.tensors(linear).back().value(packed);
+    EXPECT_EQ(bytes.sizes(), at::IntArrayRef(std::get<2>(found.back())));
+    const std::string text(reinterpret_cast<const char*>(bytes.const_data_ptr<uint8_t>()),
+                           static_cast<size_t>(bytes.numel()));
+    const Json state = parse_json(text, "state");
+    EXPECT_EQ(state.at("nested_offset").get<float>(), offset);
+    EXPECT_EQ(state.at("shape"), (Json{256, 512}));
+    EXPECT_EQ(state.at("dtype"), "bfloat16");
+  }
+  const Json config = layout.quantization_config({{find_preset("nf4").scheme},
+                                                  KvCacheFormat::none,
+                                                  {"visual", "lm_head"},
+                                                  {"model.layers.1.mlp.up_proj"},
+                                                  {}});
+  EXPECT_EQ(config.at("llm_int8_skip_modules"), (Json{"visual", "lm_head", "model.layers.1.mlp.up_proj",
+                                                      "language_model.model.layers.1.mlp.up_proj"}));
+  EXPECT_EQ(config.at("bnb_4bit_use_double_quant"), true);
+}
+
+TEST(BitsAndBytesLayout, OtherFormatsAreRefused) {
+  const Json ours = bitsandbytes_layout().quantization_config(
+      {{find_preset("nf4").scheme}, KvCacheFormat::none, {}, {}, {}});
+  const Json others = {{"load_in_4bit", false},
+                       {"bnb_4bit_quant_type", "fp4"},
+                       {"bnb_4bit_use_double_quant", false},
+                       {"bnb_4bit_quant_storage", "bfloat16"}};
+  for (const auto& [key, value] : others.items()) {
+    Json other = ours;
+    other[key] = value;
+    EXPECT_THROW(bitsandbytes_layout().recognise(other, "config.json"), Error) << key;
+  }
+}
+
+TEST(Layouts, HoldKvCachesThatTheyHaveAPlaceFor) {
+  EXPECT_THROW(find_layout("auto", find_preset("mxfp8"), KvCacheFormat::fp8_attn_head), Error);
+  EXPECT_THROW(find_layout("modelopt", find_preset("fp8"), KvCacheFormat::fp8_attn_head), Error);
+  EXPECT_THROW(find_layout("auto", find_preset("nf4"), KvCacheFormat::fp8), Error);
+  EXPECT_STREQ(find_layout("auto", find_preset("int4_awq"), KvCacheFormat::nvfp4).name(), "modelopt");
+  EXPECT_STREQ(find_layout("auto", find_preset("int4_awq"), KvCacheFormat::fp8).name(), "compressed-tensors");
+}
+
+// spec/export.md §3.9, §5.2; a scale a head as compressed-tensors initialises it.
+TEST(Layouts, TensorsOfKvCaches) {
+  const auto kv_shapes = [](const Layout& layout, KvCacheFormat format) {
+    Shapes list;
+    for (const KvLayoutTensor& tensor : layout.kv_tensors({"a", format, 2, 64, at::kBFloat16}))
+      list.emplace_back(tensor.planned.name, tensor.planned.dtype, tensor.planned.shape);
+    return list;
+  };
+  using enum KvCacheFormat;
+  const Shapes scales = {{"a.k_proj.k_scale", at::kFloat, {}}, {"a.v_proj.v_scale", at::kFloat, {}}};
+  for (const KvCacheFormat format : {fp8, nvfp4, nvfp4_rotate})
+    EXPECT_EQ(kv_shapes(modelopt_layout(), format), scales);
+  for (const KvCacheFormat format : {fp8_cast, nvfp4_cast})
+    EXPECT_TRUE(kv_shapes(modelopt_layout(), format).empty());
+  for (const KvCacheFormat format : {fp8_affine, nvfp4_affine})
+    EXPECT_EQ(kv_shapes(modelopt_layout(), format),
+              (Shapes{{"a.k_proj.k_scale", at::kFloat, {}},
+                      {"a.k_proj.k_bias", at::kBFloat16, {1, 2, 1, 64}},
+                      {"a.v_proj.v_scale", at::kFloat, {}},
+                      {"a.v_proj.v_bias", at::kBFloat16, {1, 2, 1, 64}}}));
+  for (const KvCacheFormat format : {fp8, fp8_cast})
+    EXPECT_EQ(kv_shapes(compressed_tensors_layout(), format),
+              (Shapes{{"a.k_scale", at::kBFloat16, {1}}, {"a.v_scale", at::kBFloat16, {1}}}));
+  EXPECT_EQ(kv_shapes(compressed_tensors_layout(), fp8_attn_head),
+            (Shapes{{"a.k_scale", at::kBFloat16, {2, 1, 1}}, {"a.v_scale", at::kBFloat16, {2, 1, 1}}}));
+}
+
 // spec/export.md §6.3.
 TEST(HfFp8Layout, TensorsAndConfiguration) {
   const Layout& layout = hf_fp8_layout();
@@ -142,6 +248,9 @@ TEST(Layouts, AutoPicksTheOneThatTheMostEnginesRead) {
   EXPECT_EQ(chosen("w4a16"), "compressed-tensors");
   EXPECT_EQ(chosen("w4a16_nvfp4"), "modelopt");
   EXPECT_EQ(chosen("int8"), "compressed-tensors");
+  EXPECT_EQ(chosen("w4a16_asym"), "compressed-tensors");
+  EXPECT_EQ(chosen("int4_awq_asym"), "compressed-tensors");
+  EXPECT_EQ(chosen("nf4"), "bitsandbytes");
   for (const char* preset : {"w4a8_nvfp4_fp8", "w4a8_mxfp4_fp8", "mxfp4", "mxfp6", "mxfp8", "mxint8"})
     EXPECT_EQ(chosen(preset), "modelopt");
 }
@@ -155,7 +264,10 @@ TEST(Layouts, RecogniseWhatTheyWrite) {
   for (const Layout* layout : layouts())
     for (const Preset& preset : presets()) {
       if (!layout->holds(preset.scheme)) continue;
-      for (const KvCacheFormat kv : {KvCacheFormat::none, KvCacheFormat::fp8}) {
+      for (const KvCacheFormat kv :
+           {KvCacheFormat::none, KvCacheFormat::fp8, KvCacheFormat::fp8_attn_head, KvCacheFormat::fp8_affine,
+            KvCacheFormat::nvfp4, KvCacheFormat::nvfp4_affine, KvCacheFormat::nvfp4_rotate}) {
+        if (kv != KvCacheFormat::none && !layout->holds(kv)) continue;
         const Json config =
             layout->quantization_config({{preset.scheme}, kv, {"lm_head"}, {}, {}, {}, preset.name});
         const auto found = layout->recognise(config, "config.json");

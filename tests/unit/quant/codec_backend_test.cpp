@@ -193,6 +193,33 @@ TEST_P(CodecTwins, EncodeTheSameIntegers) {
   });
 }
 
+TEST_P(CodecTwins, EncodeTheSameZeroPoints) {
+  const auto expect_same = [&](const at::Tensor& w, int64_t block, at::ScalarType scale_dtype) {
+    const EncodedMatrix a = cpu.encode_int4_asym(w, block, scale_dtype),
+                        b = aten.encode_int4_asym(w, block, scale_dtype);
+    EXPECT_TRUE(a.finite && b.finite);
+    EXPECT_TRUE(same_bits(a.codes, b.codes));
+    EXPECT_TRUE(same_bits(a.scale, b.scale));
+    EXPECT_TRUE(same_bits(a.zero_point, b.zero_point));
+  };
+  for_weights(kWidths, [&](const at::Tensor& w) {
+    for (const at::ScalarType scale_dtype : kTypes) {
+      expect_same(w, w.size(1), scale_dtype);
+      expect_same(w.abs(), w.size(1), scale_dtype);
+      expect_same(-w.abs(), w.size(1), scale_dtype);
+    }
+  });
+  for_weights({48, 240}, [&](const at::Tensor& w) {
+    for (const int64_t block : {8, 24}) expect_same(w, block, at::kFloat);
+  });
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {
+    at::Tensor w = at::ones({3, 40});
+    w[2][37] = bad;
+    for (const CodecBackend* codecs : {&cpu, &aten})
+      EXPECT_FALSE(codecs->encode_int4_asym(w, 8, at::kFloat).finite);
+  }
+}
+
 TEST_P(CodecTwins, EncodeTheSameNvfp4) {
   for (const int64_t block : {16, 32})
     for_weights(block == 16 ? kBlockWidths : kWideBlockWidths, [&](const at::Tensor& w) {
@@ -584,6 +611,18 @@ TEST(CodecDevices, GiveTheSameBytes) {
           EXPECT_TRUE(same_bits(here[i].scale, there[i].scale.cpu()));
           EXPECT_TRUE(same_bits(dequantize(here[i], dtype), dequantize(there[i], dtype).cpu()));
         }
+        const PackedTensor asym = pack_int4_asym(w, 16, dtype),
+                           asym_there = pack_int4_asym(on_device, 16, dtype);
+        EXPECT_TRUE(same_bits(asym.codes, asym_there.codes.cpu()));
+        EXPECT_TRUE(same_bits(asym.scale, asym_there.scale.cpu()));
+        EXPECT_TRUE(same_bits(asym.zero_point, asym_there.zero_point.cpu()));
+        EXPECT_TRUE(same_bits(dequantize(asym, dtype), dequantize(asym_there, dtype).cpu()));
+        const at::Tensor fourfold = at::cat({w, w, w, w}, 1);
+        const PackedTensor nf4 = pack_nf4(fourfold), nf4_there = pack_nf4(fourfold.to(at::kCUDA));
+        EXPECT_TRUE(same_bits(nf4.codes, nf4_there.codes.cpu()));
+        EXPECT_TRUE(same_bits(nf4.scale, nf4_there.scale.cpu()));
+        EXPECT_TRUE(same_bits(nf4.scale_2, nf4_there.scale_2.cpu()));
+        EXPECT_TRUE(same_bits(dequantize(nf4, dtype), dequantize(nf4_there, dtype).cpu()));
         const float scale = std::max(absolute_maximum(w), kSmallestAmax) / 448;
         EXPECT_TRUE(same_bits(simulate_fp8(w, scale), simulate_fp8(on_device, scale).cpu()));
         EXPECT_TRUE(same_bits(simulate_fp8_tokens(w), simulate_fp8_tokens(on_device).cpu()));

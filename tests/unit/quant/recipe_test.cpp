@@ -45,12 +45,16 @@ TEST(Scheme, BitsPerWeightCountTheScales) {
   EXPECT_DOUBLE_EQ(find_preset("nvfp4").scheme.bits_per_weight(), 4.5);  // an 8-bit scale per 16 weights
   EXPECT_DOUBLE_EQ(find_preset("w4a8_nvfp4_fp8").scheme.bits_per_weight(), 4.25);  // per 32
   EXPECT_DOUBLE_EQ(find_preset("mxfp6").scheme.bits_per_weight(), 6.25);
+  EXPECT_DOUBLE_EQ(find_preset("int4_awq_asym").scheme.bits_per_weight(), 4.15625);  // and a zero point
+  EXPECT_DOUBLE_EQ(find_preset("nf4").scheme.bits_per_weight(),
+                   4.126953125);  // 8 bits per 64, 32 per 256 of these
   EXPECT_DOUBLE_EQ(find_preset("mxint8").scheme.bits_per_weight(), 8.25);
 }
 
 TEST(Scheme, CalibrationIsNeededForInputScalesAndSmoothingOnly) {
-  const std::set<std::string> without = {"fp8_pc_pt",      "fp8_pb_wo", "int8_wo", "w4a16", "w4a16_nvfp4",
-                                         "w4a8_mxfp4_fp8", "mxfp4",     "mxfp6",   "mxfp8", "mxint8"};
+  const std::set<std::string> without = {"w4a16_asym", "nf4",   "fp8_pc_pt",   "fp8_pb_wo",
+                                         "int8_wo",    "w4a16", "w4a16_nvfp4", "w4a8_mxfp4_fp8",
+                                         "mxfp4",      "mxfp6", "mxfp8",       "mxint8"};
   for (const Preset& preset : presets())
     EXPECT_EQ(preset.recipe.needs_calibration(), !without.contains(preset.name)) << preset.name;
   EXPECT_FALSE(find_preset("fp8_pc_pt").scheme.has_input_scale());  // each token brings its own

@@ -123,6 +123,24 @@ EncodedMatrix encode_int(const at::Tensor& weight, int64_t block, int code_max, 
   return result;
 }
 
+EncodedMatrix encode_int4_asym(const at::Tensor& weight, int64_t block, at::ScalarType scale_dtype) {
+  const int64_t rows = weight.size(0), columns = weight.size(1), blocks = columns / block;
+  EncodedMatrix result{at::empty({rows, columns}, at::kChar), at::empty({rows, blocks}, at::kFloat), true,
+                       at::empty({rows, blocks}, at::kChar)};
+  float* scales = result.scale.mutable_data_ptr<float>();
+  int8_t* zeros = result.zero_point.mutable_data_ptr<int8_t>();
+  int8_t* codes = result.codes.mutable_data_ptr<int8_t>();
+  std::atomic<bool> finite = true;
+  for_rows(rows, columns, [&](int64_t row) {
+    const float amax = kernels::encode_int4_asym_row(at_element(weight, row * columns), weight.scalar_type(),
+                                                     columns, block, scale_dtype, scales + row * blocks,
+                                                     zeros + row * blocks, codes + row * columns);
+    if (!std::isfinite(amax)) finite = false;
+  });
+  result.finite = finite;
+  return result;
+}
+
 EncodedMatrix encode_nvfp4(const at::Tensor& weight, int64_t block, float scale_2) {
   const int64_t rows = weight.size(0), columns = weight.size(1);
   EncodedMatrix result{at::empty({rows, columns / 2}, at::kByte),
@@ -313,6 +331,7 @@ const CodecBackend& cpu_codecs() {
       .encode_fp8 = encode_fp8,
       .encode_fp8_blocks = encode_fp8_blocks,
       .encode_int = encode_int,
+      .encode_int4_asym = encode_int4_asym,
       .encode_nvfp4 = encode_nvfp4,
       .encode_mx = encode_mx,
       .decode_fp8 = decode_fp8,

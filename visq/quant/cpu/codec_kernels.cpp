@@ -48,6 +48,27 @@ float encode_int_row_here(const void* x, at::ScalarType dtype, int64_t columns, 
   return largest;
 }
 
+float encode_int4_asym_row_here(const void* x, at::ScalarType dtype, int64_t columns, int64_t block,
+                                at::ScalarType scale_dtype, float* scales, int8_t* zeros, int8_t* codes) {
+  float largest = 0;
+  with_type(dtype, x, [&](const auto* p) HWY_ATTR {
+    for (int64_t begin = 0; begin < columns; begin += block) {
+      const float amax = largest_magnitude(p + begin, block);
+      largest = amax <= largest ? largest : amax;  // a NaN stays: no comparison with it holds
+      if (largest != largest) return;
+      const Extremes extremes = extremes_with_zero(p + begin, block);
+      const ZeroPoint found = zero_point_for(extremes.low, extremes.high, scale_dtype);
+      *scales++ = found.scale;
+      *zeros++ = static_cast<int8_t>(found.zero);
+      transform(p + begin, block, codes + begin, [&](V v) HWY_ATTR {
+        const V code = hn::Add(hn::Div(v, hn::Set(d, found.scale)), hn::Set(d, found.zero));
+        return bits_of(round_to_int(code, -8.0f, 7.0f));
+      });
+    }
+  });
+  return largest;
+}
+
 void decode_fp8_here(const uint8_t* codes, int64_t n, float scale, at::ScalarType dtype, void* x) {
   with_type(dtype, x, [&](auto* p) HWY_ATTR {
     transform(codes, n, p, [&](VI code) HWY_ATTR { return hn::Mul(fp8_value(code), hn::Set(d, scale)); });
@@ -92,6 +113,7 @@ namespace visq::kernels {
 HWY_EXPORT(absolute_maximum_here);
 HWY_EXPORT(encode_fp8_here);
 HWY_EXPORT(encode_int_row_here);
+HWY_EXPORT(encode_int4_asym_row_here);
 HWY_EXPORT(decode_fp8_here);
 HWY_EXPORT(decode_int_here);
 HWY_EXPORT(simulate_fp8_here);
@@ -109,6 +131,12 @@ float encode_int_row(const void* x, at::ScalarType dtype, int64_t columns, int64
                      at::ScalarType scale_dtype, float* scales, int8_t* codes) {
   return HWY_DYNAMIC_DISPATCH(encode_int_row_here)(x, dtype, columns, block, code_max, scale_dtype, scales,
                                                    codes);
+}
+
+float encode_int4_asym_row(const void* x, at::ScalarType dtype, int64_t columns, int64_t block,
+                           at::ScalarType scale_dtype, float* scales, int8_t* zeros, int8_t* codes) {
+  return HWY_DYNAMIC_DISPATCH(encode_int4_asym_row_here)(x, dtype, columns, block, scale_dtype, scales, zeros,
+                                                         codes);
 }
 
 void decode_fp8(const uint8_t* codes, int64_t n, float scale, at::ScalarType dtype, void* x) {

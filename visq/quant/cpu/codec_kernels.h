@@ -17,6 +17,9 @@ void encode_fp8(const void* x, at::ScalarType dtype, int64_t n, float scale, uin
 /// @return the absolute maximum of the row, which tells whether it is finite
 float encode_int_row(const void* x, at::ScalarType dtype, int64_t columns, int64_t block, int code_max,
                      at::ScalarType scale_dtype, float* scales, int8_t* codes);
+/// @return the absolute maximum of the row, which tells whether it is finite
+float encode_int4_asym_row(const void* x, at::ScalarType dtype, int64_t columns, int64_t block,
+                           at::ScalarType scale_dtype, float* scales, int8_t* zeros, int8_t* codes);
 /// @param block  16 or 32;  @param n  multiple of it: writes n/2 bytes of codes and n/block scales
 void encode_nvfp4(const void* x, at::ScalarType dtype, int64_t n, int64_t block, float scale_2,
                   uint8_t* codes, uint8_t* scales);

@@ -223,6 +223,28 @@ HWY_INLINE float largest_magnitude(const T* x, int64_t n) {
   return std::bit_cast<float>(hn::GetLane(hn::MaxOfLanes(di, largest)));
 }
 
+struct Extremes {
+  float low, high;
+};
+/// The smallest and the largest of finite values and 0.
+template <class T>
+HWY_INLINE Extremes extremes_with_zero(const T* x, int64_t n) {
+  const int64_t width = lanes();
+  V low = hn::Zero(d), high = hn::Zero(d);
+  const auto take = [&](V v) HWY_ATTR {
+    low = hn::Min(low, v);
+    high = hn::Max(high, v);
+  };
+  int64_t i = 0;
+  for (; i + width <= n; i += width) take(load(x + i));
+  if (i < n) {
+    T padded[kMostLanes] = {};
+    std::memcpy(padded, x + i, static_cast<size_t>(n - i) * sizeof(T));
+    take(load(padded));
+  }
+  return {hn::GetLane(hn::MinOfLanes(d, low)), hn::GetLane(hn::MaxOfLanes(d, high))};
+}
+
 }  // namespace
 }  // namespace visq::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
