@@ -148,7 +148,7 @@ void add_quantize_command(Command& program) {
   command.add_option("--skip", arguments->skip,
                      "leave linears whose name matches this glob as they are (repeatable)");
   command.add_flag(
-      "--merge-vision-adapter", arguments.merge_vision_adapter,
+      "--merge-vision-adapter", arguments->merge_vision_adapter,
       "put the adapter that samples with images run with into the weights (Phi-4-multimodal): "
       "engines then need no adapter for images; texts run with it too, and speech is not served");
   command.add_option("--max-shard-size", arguments->max_shard_bytes, "most bytes in one .safetensors file")

@@ -168,7 +168,7 @@ bool has_merged_weight(const ValidationContext& context, const std::string& name
   const std::string module = parent_of(name);
   const TensorInfo &a = context.source->info(name), &b = context.output.info(name);
   return linear_name(module) != module && a.dtype == b.dtype && a.shape == b.shape &&
-         at::equal(source_weight(context, module), context.output.tensor(name));
+         source_weight(context, module).equal(context.output.tensor(name));
 }
 
 }  // namespace
