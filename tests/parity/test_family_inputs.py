@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoImageProcessor, AutoProcessor
+from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
 
 sys.path.insert(0, str(Path(__file__).parent))
 import forward_models as toy  # noqa: E402
@@ -19,9 +19,14 @@ from llava_original_models import OriginalLlava  # noqa: E402
 from phi4mm_model import Phi4MM  # noqa: E402
 from test_forward import KINDS as FORWARD_KINDS  # noqa: E402
 from test_forward import encode, run_probe, with_pixels  # noqa: E402
+from test_llava_original import IMAGE as LLAVA_IMAGE  # noqa: E402
+from test_llava_original import PROMPTS as LLAVA_PROMPTS  # noqa: E402
+from test_llava_original import pixels_of as llava_pixels  # noqa: E402
 from test_phi3_vision import CROPS  # noqa: E402
+from test_phi3_vision import IMAGE as PHI3_IMAGE  # noqa: E402
 from test_phi3_vision import make as make_phi3_vision  # noqa: E402
 from nemotron_model import SIDE, TILES, NemotronVL  # noqa: E402
+from test_vila import expected_ids  # noqa: E402
 from vila_models import Vila  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -108,33 +113,47 @@ def test_ids_and_pixels_equal_the_processor(kind, pictures, probe, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ORIGINAL)
-def test_pixels_of_the_authors_layout_equal_the_converted_checkpoints(kind, pictures, probe, tmp_path):
+def test_ids_and_pixels_of_the_authors_layout_equal_the_converted_checkpoints(kind, pictures, probe, tmp_path):
     toys = OriginalLlava(kind)
     folder = toys.save(tmp_path / "model")
+    (tmp_path / "tokenizer").mkdir()  # away from a config.json that AutoTokenizer would take for its own
+    for file in folder.glob("*token*.json"):
+        (tmp_path / "tokenizer" / file.name).write_bytes(file.read_bytes())
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
+    prompt = LLAVA_PROMPTS[toys.text_type].replace("What is in this picture?", "What is this?")
+    before, after = (tokenizer(piece).input_ids for piece in prompt.split("<image>"))
+    after = after if toys.text_type == "qwen2" else after[1:]  # only the first piece has a BOS
     config = dict(toys.files["preprocessor_config.json"])
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
     processor = AutoImageProcessor.from_pretrained(tmp_path)
 
     def reference(conversation):
         image = with_pixels(conversation, pictures[0])[0]["content"][0]["image"]
-        return None, processor(images=[image], return_tensors="pt")["pixel_values"]
+        inputs = llava_pixels(processor, [image], toys.kind)
+        with torch.no_grad():
+            features = toys.model.model.get_image_features(**inputs).pooler_output
+        count = sum(part.flatten(0, -2).shape[0] for part in features)
+        return before + [LLAVA_IMAGE] * count + after, inputs["pixel_values"]
 
     compare(probe, folder, pictures, tmp_path, reference)
 
 
 @pytest.mark.parametrize("kind", VILA)
-def test_pixels_of_vila_equal_the_description(kind, pictures, probe, tmp_path):
+def test_ids_and_pixels_of_vila_equal_the_description(kind, pictures, probe, tmp_path):
     vila = Vila(kind)
     root = vila.root
     scales = tuple(int(scale) for scale in root.get("s2_scales", "1").split(","))
+    folder = vila.save(tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "llm")
 
     def reference(conversation):
         image = with_pixels(conversation, pictures[0])[0]["content"][0]["image"]
         normalized = images_reference.intern_normalized if vila.intern else images_reference.vila_normalized
         s2, most = root.get("s2", False), root.get("max_tiles", 12)
-        return None, images_reference.vila(image, root["image_aspect_ratio"], vila.side, most=most, scales=scales, s2=s2, normalized=normalized)[0]
+        pixels, grid = images_reference.vila(image, root["image_aspect_ratio"], vila.side, most=most, scales=scales, s2=s2, normalized=normalized)
+        return expected_ids(vila, tokenizer, conversation, [grid]), pixels
 
-    compare(probe, vila.save(tmp_path / "model"), pictures, tmp_path, reference)
+    compare(probe, folder, pictures, tmp_path, reference)
 
 
 def test_pixels_of_nemotron_vl_equal_the_description(pictures, probe, tmp_path):
@@ -145,12 +164,16 @@ def test_pixels_of_nemotron_vl_equal_the_description(pictures, probe, tmp_path):
     compare(probe, NemotronVL().save(tmp_path / "model"), pictures, tmp_path, reference)
 
 
-def test_pixels_of_phi3_vision_equal_the_description(pictures, probe, tmp_path):
-    make_phi3_vision(tmp_path / "model")
+def test_ids_and_pixels_of_phi3_vision_equal_the_description(pictures, probe, tmp_path):
+    *_, tokenizer = make_phi3_vision(tmp_path / "model")
 
     def reference(conversation):
-        image = with_pixels(conversation, pictures[0])[0]["content"][0]["image"]
-        return None, images_reference.phi3(image, CROPS)[0]
+        picture, text = with_pixels(conversation, pictures[0])[0]["content"]
+        pixels, (rows, columns) = images_reference.phi3(picture["image"], CROPS)
+        # Mosaic and whole image are squares of 12 × 12, each line with a row of its own, and one row between the two.
+        count = 12 * rows * (12 * columns + 1) + 1 + 12 * (12 + 1)
+        before, after = (tokenizer.encode(piece).ids for piece in ("<|user|>\n", text["text"] + "<|end|>\n<|assistant|>\n"))
+        return before + [PHI3_IMAGE] * count + after, pixels
 
     compare(probe, tmp_path / "model", pictures, tmp_path, reference)
 

@@ -1,6 +1,7 @@
 """VILA 1.5 and NVILA, which transformers does not have: against its SigLIP, CLIP, InternViT, Llama and Qwen2, and the rest in plain
 PyTorch, written from spec/models-llava-vila-qwen.md §6."""
 
+import math
 import sys
 from pathlib import Path
 
@@ -141,6 +142,32 @@ def token_ids(vila, tokenizer, text):
         first, *others = [tokenizer(piece).input_ids for piece in text.split("<image>")]
         return first + [id for other in others for id in [IMAGE, *other[1:]]]
     return [IMAGE if id == tokenizer.convert_tokens_to_ids("<image>") else id for id in tokenizer(text).input_ids]
+
+
+def row_counts(vila, grid, one):
+    """Rows of each placeholder of an image. @param grid  (rows, columns) of its tiles"""
+    side, cell = vila.side // vila.patch, 3 if "3x3" in vila.projector_type else 2 if "downsample" in vila.projector_type else 1
+    end = 0 if vila.legacy else 1
+    joined = lambda patches: math.ceil(patches / cell)  # noqa: E731
+    if vila.root.get("s2"):
+        scale = sorted(int(scale) for scale in vila.root["s2_scales"].split(","))[vila.root.get("s2_resize_output_to_scale_idx", 0)]
+        return [joined(side * scale // vila.root["s2_max_split_size"]) ** 2 + end]
+    tiles = max(1, grid[0] * grid[1])
+    if vila.root.get("dynamic_s2"):
+        assert vila.root["s2_resize_output_to_scale_idx"] == -1
+        return [tiles * joined(side) ** 2 + end]
+    dynamic = vila.root["image_aspect_ratio"] == "dynamic" and one
+    return [joined(side) ** 2 + end] * (tiles + (dynamic and tiles > 1))
+
+
+def expected_ids(vila, tokenizer, conversation, grids):
+    """@param grids  of each image, as images_reference.vila() cuts it"""
+    counts = [row_counts(vila, grid, len(grids) == 1) for grid in grids]
+    tiled = vila.root["image_aspect_ratio"] == "dynamic" and len(grids) == 1
+    placeholders = ["<image>\n" * len(own) if tiled else "<image>" for own in counts]
+    remaining = iter([count for own in counts for count in own])
+    ids = token_ids(vila, tokenizer, prompt_of(vila, conversation, placeholders))
+    return [id for token in ids for id in ([IMAGE] * next(remaining) if token == IMAGE else [token])]
 
 
 @torch.no_grad()
