@@ -18,8 +18,8 @@ Json nemotron(const Json& root = Json::object(), const Json& args = Json::object
       "model": "vit_huge_patch16_224", "cpe_max_size": 2048, "register_multiple": 8, "cls_token_per_teacher": true,
       "teachers": [{"name": "clip"}, {"name": "siglip"}, {"name": "dino_v2"}, {"name": "sam"}]}}})",
                            "nemotron");
-  config.update(root);
-  config["vision_config"]["args"].update(args);
+  if (root.is_object()) config.update(root);
+  if (args.is_object()) config["vision_config"]["args"].update(args);
   return config;
 }
 
