@@ -132,7 +132,7 @@ class Reader {
     fail("{}: {}", place(node), what);
   }
   std::string place(const YAML::Node& node) const {
-    return visq::format("{}:{}", origin_, node.Mark().line + 1);
+    return visq::format("{}:{}", origin_, std::max(node.Mark().line, 0) + 1);
   }
 
   void check_keys(const YAML::Node& map, const std::vector<std::string>& known) const {
@@ -243,7 +243,7 @@ Recipe parse_recipe(const std::string& text, const std::string& origin,
   try {
     return Reader(origin, find).read(YAML::Load(text));
   } catch (const YAML::Exception& e) {
-    fail("{}:{}: not YAML: {}", origin, e.mark.line + 1, e.msg);
+    fail("{}:{}: not YAML: {}", origin, std::max(e.mark.line, 0) + 1, e.msg);
   }
 }
 
