@@ -115,7 +115,7 @@ def test_sizes_of_the_text_model_and_the_tower_must_be_those_of_the_tensors(kind
     original = (folder / "config.json").read_text()
 
     def widen(config):
-        text = config.get("text_config", config)
+        text = config.get("text_config", config.get("llm_config", config))
         text["intermediate_size"] *= 2
 
     edit(folder / "config.json", widen)
@@ -126,6 +126,7 @@ def test_sizes_of_the_text_model_and_the_tower_must_be_those_of_the_tensors(kind
 
     def deepen(config):
         vision = config.get("vision_config") or config.get("img_processor") or config
+        vision = vision.get("args", {}).get("model_kwargs", vision)  # RADIO's
         vision["depth" if "depth" in vision else "num_hidden_layers"] += 1
 
     edit(path, deepen)

@@ -49,7 +49,7 @@ def test_the_kv_cache_is_left_as_it_is_and_the_program_says_so(visq, demo, data_
     assert "--kv-cache fp8" in result.stderr and "--calib" in result.stderr
     result = visq(*command, "int8_wo,fp8", check=False)  # the other one needs data anyway
     assert result.returncode == 2 and "--calib" in result.stderr
-    assert "KV cache none" in visq(*command, "int8_wo", "--dry-run").stdout
+    assert "KV cache     none" in visq(*command, "int8_wo", "--dry-run").stdout
 
 
 @pytest.mark.parametrize("format", DATA_FREE)

@@ -52,7 +52,7 @@ def test_a_missing_folder_is_named(visq, model, folder, tmp_path):
 
 @pytest.mark.parametrize(
     "change, reason",
-    [({"ps3": True}, "'ps3' is true"), ({"s2": True}, "'s2' is true"), ({"s2_scales": "a"}, "'s2_scales' is 'a'"),
+    [({"ps3": True}, "'ps3' is true"), ({"s2": True}, "'s2' and 'dynamic_s2' are both true"), ({"s2_scales": "a"}, "'s2_scales' is 'a'"),
      ({"s2_resize_output_to_scale_idx": 9}, "there are 3 scales"), ({"image_encoder": 3}, "only a BasicImageEncoder")],
 )  # fmt: skip
 def test_a_root_that_cannot_be_run_is_refused(visq, model, change, reason, tmp_path):

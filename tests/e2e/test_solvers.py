@@ -14,7 +14,7 @@ UNLIKE_BY_CHANCE = ["nvfp4_mse", "nvfp4_local_hessian", "nvfp4_four_over_six"]
 def solved(visq, demo, tmp_path_factory):
     out = tmp_path_factory.mktemp("solved")
     visq("quantize", demo / "model", "-f", ",".join(SOLVED + PLAIN), "--calib", demo / "calibration.jsonl",
-         "--kv-cache", "none", "-o", out)
+         "--samples", 64, "--kv-cache", "none", "-o", out)
     return out
 
 
@@ -58,7 +58,7 @@ def test_what_looks_at_the_inputs_needs_data(visq, demo, tmp_path, format):
 
 def test_bytes_do_not_depend_on_the_number_of_threads(visq, demo, solved, tmp_path):
     visq("quantize", demo / "model", "-f", "int4_awq_gptq,nvfp4_gptq", "--calib", demo / "calibration.jsonl",
-         "--kv-cache", "none", "-o", tmp_path, "--threads", 3)
+         "--samples", 64, "--kv-cache", "none", "-o", tmp_path, "--threads", 3)
     for format in ("int4_awq_gptq", "nvfp4_gptq"):
         name = "model.safetensors"
         assert (tmp_path / format / name).read_bytes() == (solved / format / name).read_bytes()
