@@ -218,13 +218,24 @@ void CheckpointWriter::write(const std::string& name, const at::Tensor& tensor) 
 }
 
 void CheckpointWriter::write(const std::string& name, std::span<const std::byte> bytes) {
+  write_once(name, bytes.size(), [&](OutputFile& shard, uint64_t offset) { shard.write_at(offset, bytes); });
+}
+
+void CheckpointWriter::copy(const std::string& name, const Checkpoint& source) {
+  write_once(name, source.bytes(name).size(), [&](OutputFile& shard, uint64_t offset) {
+    shard.copy_at(offset, source.file_of(name), source.info(name).begin, source.bytes(name));
+  });
+}
+
+void CheckpointWriter::write_once(const std::string& name, size_t bytes,
+                                  const std::function<void(OutputFile& shard, uint64_t offset)>& work) {
   const size_t index = index_of(name);
-  if (bytes.size() != plan_[index].bytes())
-    fail("{}: tensor '{}' has {} bytes, planned are {}", directory_.string(), name, bytes.size(),
+  if (bytes != plan_[index].bytes())
+    fail("{}: tensor '{}' has {} bytes, planned are {}", directory_.string(), name, bytes,
          plan_[index].bytes());
   if (written_[index].exchange(true)) fail("{}: tensor '{}' is written twice", directory_.string(), name);
   try {
-    shards_[places_[index].shard].write_at(places_[index].offset, bytes);
+    work(shards_[places_[index].shard], places_[index].offset);
   } catch (...) {
     written_[index] = false;  // so that finish() does not pass for a caller that goes on
     throw;

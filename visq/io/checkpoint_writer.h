@@ -3,11 +3,13 @@
 #pragma once
 #include <atomic>
 #include <filesystem>
+#include <functional>
 #include <span>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
+#include "visq/io/checkpoint.h"
 #include "visq/io/output_file.h"
 #include "visq/io/safetensors.h"
 
@@ -53,6 +55,8 @@ class CheckpointWriter {
   /// @throws Error when the name is not planned, was written before, or dtype/shape/size differ from the plan
   void write(const std::string& name, const at::Tensor& tensor);
   void write(const std::string& name, std::span<const std::byte> bytes);
+  /// A tensor of another checkpoint as it stands there, under the same name.
+  void copy(const std::string& name, const Checkpoint& source);
   /// Side files (config.json, tokenizer, …), relative to the directory. @throws Error when the name leaves it
   void write_file(const std::filesystem::path& relative, std::string_view text);
   void copy_file(const std::filesystem::path& relative, const std::filesystem::path& source);
@@ -72,6 +76,9 @@ class CheckpointWriter {
   std::vector<std::vector<TensorInfo>> plan_shards() const;
   void create_shards();
   size_t index_of(const std::string& name) const;
+  /// Marks a tensor as written, which `work(shard, offset)` does. @param bytes  how many it has
+  void write_once(const std::string& name, size_t bytes,
+                  const std::function<void(OutputFile& shard, uint64_t offset)>& work);
   std::filesystem::path weights_directory() const;
   std::string name_in_file(const std::string& name) const;
   std::filesystem::path place_for(const std::filesystem::path& relative) const;

@@ -92,6 +92,21 @@ void OutputFile::write_at(uint64_t offset, std::string_view text) {
   write_at(offset, std::as_bytes(std::span(text)));
 }
 
+void OutputFile::copy_at(uint64_t offset, const fs::path& source, uint64_t begin,
+                         std::span<const std::byte> bytes) {
+  const int from = open(source.c_str(), O_RDONLY | O_CLOEXEC);
+  auto source_offset = static_cast<off_t>(begin), target_offset = static_cast<off_t>(offset);
+  while (from >= 0 && !bytes.empty()) {
+    const ssize_t count = copy_file_range(from, &source_offset, descriptor_, &target_offset,
+                                          std::min(bytes.size(), kPieceBytes), 0);
+    if (count < 0 && errno == EINTR) continue;
+    if (count <= 0) break;  // not between these file systems, or not at all: what is left is written
+    bytes = bytes.subspan(static_cast<size_t>(count));
+  }
+  if (from >= 0) ::close(from);
+  write_at(static_cast<uint64_t>(target_offset), bytes);
+}
+
 void OutputFile::close() {
   if (descriptor_ < 0) return;
   if (::close(std::exchange(descriptor_, -1)) != 0 && errno != EINTR) fail_write(path_, errno, 0);

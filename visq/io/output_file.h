@@ -33,6 +33,10 @@ class OutputFile {
   void reserve(uint64_t bytes);
   void write_at(uint64_t offset, std::span<const std::byte> bytes);
   void write_at(uint64_t offset, std::string_view text);
+  /// Copies a part of another file, without bringing it into this process where the system can do that.
+  /// @param begin  its first byte there;  @param bytes  the same bytes, mapped
+  void copy_at(uint64_t offset, const std::filesystem::path& source, uint64_t begin,
+               std::span<const std::byte> bytes);
   /// @throws Error for writes that the system had delayed and that failed (network file systems)
   void close();
 

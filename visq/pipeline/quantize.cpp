@@ -87,7 +87,7 @@ std::set<std::string> merged_tensors(const Plan& plan, const Model& model) {
 void copy_tensors(Output& output, const Checkpoint& checkpoint, const std::vector<std::string>& names) {
   for (const std::string& name : names) {
     check_interrupt();
-    output.writer->write(name, checkpoint.bytes(name));
+    output.writer->copy(name, checkpoint);
   }
 }
 

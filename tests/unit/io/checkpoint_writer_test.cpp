@@ -72,6 +72,38 @@ TEST_F(Writer, WritesWhatTheReaderReads) {
   EXPECT_TRUE(at::equal(checkpoint.tensor("q"), at::full({5}, 9, at::kByte)));
 }
 
+TEST_F(Writer, CopiesTensorsOfACheckpoint) {
+  // More than the system copies at once, to another place in the file, and nothing at all.
+  const at::Tensor large = at::arange(3 << 20, at::kInt), small = at::arange(7, at::kByte);
+  const fs::path source = directory_ / "source";
+  fs::create_directories(source);
+  write_safetensors(source / "model.safetensors",
+                    {{"a", small}, {"b", large}, {"c", at::empty({0}, at::kByte)}});
+  std::ofstream(source / "config.json") << "{}";
+  const Checkpoint checkpoint(source);
+  const auto writer = open(
+      {{"first", at::kByte, {5}}, {"a", at::kByte, {7}}, {"b", at::kInt, {3 << 20}}, {"c", at::kByte, {0}}});
+  writer->write("first", at::ones({5}, at::kByte));
+  for (const char* name : {"a", "b", "c"}) writer->copy(name, checkpoint);
+  EXPECT_THROW(writer->copy("b", checkpoint), Error);  // twice
+  writer->write_file("config.json", "{}");
+  writer->finish();
+  const Checkpoint copied(out_);
+  EXPECT_TRUE(at::equal(copied.tensor("a"), small));
+  EXPECT_TRUE(at::equal(copied.tensor("b"), large));
+  EXPECT_TRUE(at::equal(copied.tensor("first"), at::ones({5}, at::kByte)));
+}
+
+TEST_F(Writer, RefusesToCopyATensorOfAnotherSize) {
+  const fs::path source = directory_ / "source";
+  fs::create_directories(source);
+  write_safetensors(source / "model.safetensors", {{"a", at::ones({3})}});
+  std::ofstream(source / "config.json") << "{}";
+  const auto writer = open(plan_of({"a"}));
+  EXPECT_NE(error_of([&] { writer->copy("a", Checkpoint(source)); }).find("has 12 bytes, planned are 16"),
+            std::string::npos);
+}
+
 TEST_F(Writer, StartsAShardWhereTheNextTensorWouldNotFit) {
   auto plan = plan_of({"a", "b", "c", "d", "e"});
   plan[3].shape = {10};  // 40 bytes: more than a shard, so alone in one
