@@ -64,6 +64,7 @@ template CommandOption Command::add_option(const std::string&, double&, const st
 CommandOption Command::add_flag(const std::string& name, bool& value, const std::string& description) {
   return CommandOption(app_->add_flag(name, value, description));
 }
+void Command::require_command() { app_->require_subcommand(1); }
 void Command::set_footer(const std::string& text) { app_->footer(text); }
 void Command::on_parsed(std::function<void()> parsed) { app_->parse_complete_callback(std::move(parsed)); }
 void Command::on_run(std::function<void()> run) { app_->callback(std::move(run)); }

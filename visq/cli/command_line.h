@@ -37,6 +37,8 @@ class Command {
   template <typename T>
   CommandOption add_option(const std::string& name, T& value, const std::string& description);
   CommandOption add_flag(const std::string& name, bool& value, const std::string& description);
+  /// One of its own commands has to be chosen.
+  void require_command();
   void set_footer(const std::string& text);
   /// Called when everything was read, before the chosen command runs.
   void on_parsed(std::function<void()> parsed);

@@ -5,6 +5,8 @@
 namespace visq {
 
 void add_quantize_command(Command& program);
+void add_calibrate_command(Command& program);
+void add_stats_command(Command& program);
 void add_eval_command(Command& program);
 void add_generate_command(Command& program);
 void add_inspect_command(Command& program);

@@ -29,6 +29,8 @@ int run(int argc, char** argv) {
         "Exit codes: 0 done · 1 `check` found violations, or an internal error · 2 bad input · 130 "
         "interrupted");
     visq::add_quantize_command(program);
+    visq::add_calibrate_command(program);
+    visq::add_stats_command(program);
     visq::add_eval_command(program);
     visq::add_generate_command(program);
     visq::add_inspect_command(program);

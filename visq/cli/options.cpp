@@ -42,6 +42,27 @@ ImageProfile ComputeOptions::resolve_image_profile() const {
   fail("--image-profile {}: choose tv or pil", image_profile);
 }
 
+std::vector<CommandOption> CalibrationArguments::add_to(Command& command, const std::string& more) {
+  std::vector<CommandOption> options;
+  options.push_back(command.add_option(
+      "--calib", data, "calibration samples, JSON lines of chat messages with images" + more));
+  options.push_back(
+      command.add_option("--samples", samples, "most samples to use; 0: all").show_default().non_negative());
+  options.push_back(command
+                        .add_option("--seq-len", seq_len,
+                                    "longest sample in tokens: texts are cut, samples with images left out")
+                        .show_default()
+                        .positive());
+  options.push_back(
+      command.add_flag("--text-only", text_only, "calibration data without images is meant so"));
+  return options;
+}
+
+void require_original(const Checkpoint& checkpoint) {
+  if (checkpoint.text_model().config.contains("quantization_config"))
+    fail("{}: is quantized already; give the original checkpoint", checkpoint.directory().string());
+}
+
 std::vector<std::string> split_list(const std::string& text, const std::string& option) {
   std::vector<std::string> parts;
   size_t begin = 0;

@@ -15,11 +15,11 @@ namespace visq {
 namespace {
 
 struct Arguments {
-  std::string model, formats, out, layout = "auto", kv_cache, calibration, save_recipe;
+  std::string model, formats, out, layout = "auto", kv_cache, statistics, save_recipe;
   std::vector<std::string> only, skip;
-  int64_t samples = 512, seq_len = 2048;
   uint64_t max_shard_bytes = 5'000'000'000;
-  bool text_only = false, merge_vision_adapter = false, force = false, dry_run = false, json = false;
+  bool merge_vision_adapter = false, force = false, dry_run = false, json = false;
+  CalibrationArguments calibration;
   ComputeOptions compute;
 };
 
@@ -36,6 +36,7 @@ void print_json(const QuantizeResult& result) {
                          {"text_tokens", result.text_tokens},
                          {"image_tokens", result.image_tokens},
                          {"seconds", result.calibration_seconds}};
+  if (!result.statistics.empty()) json["calibration"]["statistics"] = result.statistics;
   json["seconds"] = result.total_seconds;
   json["peak_resident_bytes"] = result.peak_resident;
   json["peak_anonymous_bytes"] = result.peak_anonymous;
@@ -54,8 +55,10 @@ void print_summary(const QuantizeResult& result) {
   if (result.samples > 0) {
     size_t quantizers = 0;
     for (const FormatResult& format : result.formats) quantizers += format.linears;
-    visq::print("calibrated {} quantizers with {} samples: {} text and {} image tokens\n", quantizers,
-                result.samples, result.text_tokens, result.image_tokens);
+    visq::print("calibrated {} quantizers with {} samples{}: {} text and {} image tokens\n", quantizers,
+                result.samples,
+                result.statistics.empty() ? "" : " (statistics from " + result.statistics + ")",
+                result.text_tokens, result.image_tokens);
   }
   std::vector<std::vector<std::string>> rows = {
       {"format", "layout", "linears", "size", "smaller", "seconds", "directory"}};
@@ -95,14 +98,13 @@ void run(const Arguments& arguments) {
   options.force = arguments.force;
   options.max_shard_bytes = arguments.max_shard_bytes;
   options.device = arguments.compute.resolve_device();
-  if (!arguments.calibration.empty() && arguments.calibration != "none")
-    options.calibration =
-        CalibrationOptions{arguments.calibration, arguments.samples, arguments.seq_len, arguments.text_only};
+  if (!arguments.calibration.data.empty() && arguments.calibration.data != "none")
+    options.calibration = arguments.calibration.options();
+  options.statistics = arguments.statistics;
   if (options.out.empty() && !arguments.dry_run) fail("--out is missing: the directory to write");
 
   const Checkpoint checkpoint(options.checkpoint);
-  if (checkpoint.text_model().config.contains("quantization_config"))
-    fail("{}: is quantized already; give the original checkpoint", options.checkpoint.string());
+  require_original(checkpoint);
   const bool known =
       find_family(checkpoint.config(), (options.checkpoint / "config.json").string()) != nullptr;
   std::optional<Model> model;
@@ -140,18 +142,11 @@ void add_quantize_command(Command& program) {
       .required();
   command.add_option("-o,--out", arguments->out,
                      "directory to write; with several formats, DIR/FORMAT for each");
-  command.add_option(
-      "--calib", arguments->calibration,
-      "calibration samples, JSON lines of chat messages with images; 'none' for weight-only rounding");
-  command.add_option("--samples", arguments->samples, "most samples to use; 0: all")
-      .show_default()
-      .non_negative();
-  command
-      .add_option("--seq-len", arguments->seq_len,
-                  "longest sample in tokens: texts are cut, samples with images left out")
-      .show_default()
-      .positive();
-  command.add_flag("--text-only", arguments->text_only, "calibration data without images is meant so");
+  const auto calibration = arguments->calibration.add_to(command, "; 'none' for weight-only rounding");
+  CommandOption statistics = command.add_option(
+      "--stats", arguments->statistics,
+      "directory of visq calibrate (or visq stats merge), in place of calibration samples");
+  for (const CommandOption& option : calibration) statistics.excludes(option);
   command.add_option(
       "--kv-cache", arguments->kv_cache,
       visq::format("format of the KV cache: {}; default: fp8, but none without --calib and a format that "

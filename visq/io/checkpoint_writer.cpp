@@ -1,20 +1,13 @@
 #include "visq/io/checkpoint_writer.h"
 
-#include <fcntl.h>
 #include <fmt/ranges.h>
-#include <sys/file.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstdlib>
-#include <cstring>
 #include <map>
 #include <utility>
 
 #include "visq/core/error.h"
 #include "visq/core/json.h"
-#include "visq/core/log.h"
 #include "visq/io/safetensors_header.h"
 
 namespace visq {
@@ -24,16 +17,6 @@ namespace fs = std::filesystem;
 
 constexpr const char* kIndex = "model.safetensors.index.json";
 
-// Links are resolved and a slash at the end goes, so that DIR.partial lies beside DIR on the same disk.
-fs::path resolve(const fs::path& directory) {
-  std::error_code code;
-  fs::path path = fs::weakly_canonical(fs::absolute(directory), code);
-  if (code) fail("{}: {}", directory.string(), code.message());
-  if (!path.has_filename()) path = path.parent_path();
-  if (!path.has_filename()) fail("{}: cannot be an output directory", directory.string());
-  return path;
-}
-
 bool looks_like_checkpoint(const fs::path& directory) {
   if (fs::exists(directory / "config.json")) return true;
   const fs::directory_iterator entries(directory);
@@ -41,68 +24,17 @@ bool looks_like_checkpoint(const fs::path& directory) {
                      [](const auto& entry) { return entry.path().extension() == ".safetensors"; });
 }
 
-void check_target(const fs::path& directory, bool replace) {
-  const auto status = fs::symlink_status(directory);
-  if (!fs::exists(status)) return;
-  if (!fs::is_directory(status)) fail("{}: exists and is not a directory", directory.string());
-  if (fs::is_empty(directory)) return;
-  if (!replace)
-    fail("{}: exists and is not empty: choose another output or pass --force", directory.string());
-  if (!looks_like_checkpoint(directory))
-    fail("{}: exists and does not look like a checkpoint: remove it yourself if it may go",
-         directory.string());
-}
-
-// A lock of the kernel's: it goes with the process, however that ends.
-int lock_directory(const fs::path& directory) {
-  const int descriptor = open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-  if (descriptor < 0) fail("{}: {}", directory.string(), std::strerror(errno));
-  // Some network file systems have no locks: no reason not to write there.
-  if (flock(descriptor, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) return descriptor;
-  close(descriptor);
-  fail("{}: another run is writing it", directory.string());
-}
-
-/// @param weights  where in it the killed run put its shards
-void remove_stale(const fs::path& partial, const fs::path& weights) {
-  const auto status = fs::symlink_status(partial);
-  if (!fs::exists(status)) return;
-  const auto is_ours = [&] {
-    return fs::is_empty(partial) || looks_like_checkpoint(partial) ||
-           (fs::is_directory(weights) && looks_like_checkpoint(weights));
-  };
-  if (!fs::is_directory(status) || !is_ours())
-    fail("{}: exists and is not the rest of an earlier run: remove it yourself if it may go",
-         partial.string());
-  const int lock = lock_directory(partial);
-  std::error_code code;
-  fs::remove_all(partial, code);
-  close(lock);
-  if (code) fail("{}: the rest of an earlier run cannot be removed ({})", partial.string(), code.message());
-}
-
-void make_directories(const fs::path& directory) {
-  std::error_code code;
-  fs::create_directories(directory, code);
-  if (code) fail("{}: cannot be created ({})", directory.string(), code.message());
+/// @param folder  where in it a killed run put its shards
+OutputDirectory::Options output_options(bool replace_existing, const std::string& folder) {
+  return {replace_existing, "a checkpoint", [folder](const fs::path& directory) {
+            return looks_like_checkpoint(directory) ||
+                   (fs::is_directory(directory / folder) && looks_like_checkpoint(directory / folder));
+          }};
 }
 
 std::string shard_name(size_t shard, size_t count) {
   return count == 1 ? "model.safetensors"
                     : visq::format("model-{:05}-of-{:05}.safetensors", shard + 1, count);
-}
-
-void rename_or_fail(const fs::path& from, const fs::path& to) {
-  std::error_code code;
-  fs::rename(from, to, code);
-  if (code) fail("{}: cannot be renamed to {} ({})", from.string(), to.string(), code.message());
-}
-
-// An empty directory beside `directory` under a name that nothing else has.
-fs::path create_aside(const fs::path& directory) {
-  std::string name = directory.string() + ".replaced-XXXXXX";
-  if (!mkdtemp(name.data())) fail("{}: cannot be moved aside ({})", directory.string(), std::strerror(errno));
-  return name;
 }
 
 std::string describe(at::ScalarType dtype, at::IntArrayRef shape) {
@@ -117,10 +49,10 @@ uint64_t PlannedTensor::bytes() const {
   return *bytes;
 }
 
-CheckpointWriter::CheckpointWriter(fs::path directory, std::vector<PlannedTensor> plan, Options options)
-    : directory_(resolve(directory)),
-      partial_(directory_.string() + ".partial"),
-      options_(std::move(options)),
+CheckpointWriter::CheckpointWriter(const fs::path& directory, std::vector<PlannedTensor> plan,
+                                   Options options)
+    : options_(std::move(options)),
+      output_(directory, output_options(options_.replace_existing, options_.folder)),
       plan_(std::move(plan)),
       places_(plan_.size()),
       written_(plan_.size()) {
@@ -129,34 +61,11 @@ CheckpointWriter::CheckpointWriter(fs::path directory, std::vector<PlannedTensor
     if (!options_.folder.empty() && !plan_[i].name.starts_with(options_.folder + "."))
       fail("tensor '{}' does not belong to the folder '{}'", plan_[i].name, options_.folder);
   }
-  try {
-    check_target(directory_, options_.replace_existing);
-    remove_stale(partial_, weights_directory());
-    make_directories(directory_.parent_path());
-    create_shards();
-  } catch (const fs::filesystem_error& e) {
-    discard();
-    fail("{}: {}", directory_.string(), e.code().message());
-  } catch (...) {
-    discard();
-    throw;
-  }
-}
-
-CheckpointWriter::~CheckpointWriter() {
-  if (!finished_) discard();
-}
-
-void CheckpointWriter::discard() noexcept {
-  shards_.clear();
-  if (lock_ < 0) return;  // not ours
-  std::error_code code;
-  fs::remove_all(partial_, code);
-  close(std::exchange(lock_, -1));
+  create_shards();
 }
 
 fs::path CheckpointWriter::weights_directory() const {
-  return options_.folder.empty() ? partial_ : partial_ / options_.folder;
+  return options_.folder.empty() ? output_.partial() : output_.partial() / options_.folder;
 }
 
 std::string CheckpointWriter::name_in_file(const std::string& name) const {
@@ -190,10 +99,8 @@ void CheckpointWriter::create_shards() {
       total_bytes_ += tensor.bytes();
     }
   }
-  require_free_space(directory_.parent_path(), on_disk + total_bytes_ + options_.copied_bytes);
+  require_free_space(output_.path().parent_path(), on_disk + total_bytes_ + options_.copied_bytes);
 
-  if (!fs::create_directory(partial_)) fail("{}: another run is writing it", partial_.string());
-  lock_ = lock_directory(partial_);
   make_directories(weights_directory());
   for (size_t shard = 0; shard < shards.size(); ++shard) {
     auto& file = shards_.emplace_back(weights_directory() / shard_name(shard, shards.size()));
@@ -204,14 +111,14 @@ void CheckpointWriter::create_shards() {
 
 size_t CheckpointWriter::index_of(const std::string& name) const {
   const auto it = index_of_.find(name);
-  if (it == index_of_.end()) fail("{}: tensor '{}' is not planned", directory_.string(), name);
+  if (it == index_of_.end()) fail("{}: tensor '{}' is not planned", output_.path().string(), name);
   return it->second;
 }
 
 void CheckpointWriter::write(const std::string& name, const at::Tensor& tensor) {
   const PlannedTensor& planned = plan_[index_of(name)];
   if (tensor.scalar_type() != planned.dtype || tensor.sizes() != planned.shape)
-    fail("{}: tensor '{}' is {}, planned as {}", directory_.string(), name,
+    fail("{}: tensor '{}' is {}, planned as {}", output_.path().string(), name,
          describe(tensor.scalar_type(), tensor.sizes()), describe(planned.dtype, planned.shape));
   const at::Tensor flat = tensor.cpu().contiguous();
   write(name, std::span(static_cast<const std::byte*>(flat.const_data_ptr()), flat.nbytes()));
@@ -231,9 +138,9 @@ void CheckpointWriter::write_once(const std::string& name, size_t bytes,
                                   const std::function<void(OutputFile& shard, uint64_t offset)>& work) {
   const size_t index = index_of(name);
   if (bytes != plan_[index].bytes())
-    fail("{}: tensor '{}' has {} bytes, planned are {}", directory_.string(), name, bytes,
+    fail("{}: tensor '{}' has {} bytes, planned are {}", output_.path().string(), name, bytes,
          plan_[index].bytes());
-  if (written_[index].exchange(true)) fail("{}: tensor '{}' is written twice", directory_.string(), name);
+  if (written_[index].exchange(true)) fail("{}: tensor '{}' is written twice", output_.path().string(), name);
   try {
     work(shards_[places_[index].shard], places_[index].offset);
   } catch (...) {
@@ -246,7 +153,7 @@ fs::path CheckpointWriter::place_for(const fs::path& relative) const {
   if (!relative.has_filename() || relative.is_absolute() ||
       std::find(relative.begin(), relative.end(), "..") != relative.end())
     fail("{}: not a file name inside the output directory", relative.string());
-  const fs::path path = (partial_ / relative).lexically_normal();
+  const fs::path path = (output_.partial() / relative).lexically_normal();
   const auto is_shard = [&](const OutputFile& shard) { return shard.path() == path; };
   if (path == weights_directory() / kIndex || std::any_of(shards_.begin(), shards_.end(), is_shard))
     fail("{}: this name belongs to the weights", relative.string());
@@ -286,29 +193,10 @@ void CheckpointWriter::write_index() const {
 void CheckpointWriter::finish() {
   for (size_t i = 0; i < plan_.size(); ++i)
     if (!written_[i])
-      fail("{}: tensor '{}' was planned but never written", directory_.string(), plan_[i].name);
+      fail("{}: tensor '{}' was planned but never written", output_.path().string(), plan_[i].name);
   if (shards_.size() > 1) write_index();
   for (auto& shard : shards_) shard.close();
-  move_into_place();
-  finished_ = true;
-  close(std::exchange(lock_, -1));
-}
-
-void CheckpointWriter::move_into_place() {
-  check_target(directory_, options_.replace_existing);  // it may have come into being since
-  std::error_code code;
-  if (!fs::exists(directory_) || fs::is_empty(directory_)) return rename_or_fail(partial_, directory_);
-
-  const fs::path aside = create_aside(directory_);
-  rename_or_fail(directory_, aside);
-  try {
-    rename_or_fail(partial_, directory_);
-  } catch (...) {
-    fs::rename(aside, directory_, code);
-    throw;
-  }
-  fs::remove_all(aside, code);
-  if (code) log_warning(visq::format("{}: cannot be removed ({})", aside.string(), code.message()));
+  output_.commit();
 }
 
 }  // namespace visq

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "visq/io/checkpoint.h"
+#include "visq/io/output_directory.h"
 #include "visq/io/output_file.h"
 #include "visq/io/safetensors.h"
 
@@ -22,16 +23,13 @@ struct PlannedTensor {
   uint64_t bytes() const;  ///< @throws Error when the shape is impossible
 };
 
-/// Writes `DIR.partial/`, which finish() renames to `DIR`. Without finish() the destructor removes it; what a
-/// killed run left there, the next run removes. A second run with the same DIR is refused while the first is
-/// at work. write() may be called from several threads for different tensors.
+/// Writes an OutputDirectory, which finish() commits. write() may be called from several threads for
+/// different tensors.
 class CheckpointWriter {
  public:
   struct Options {
     uint64_t max_shard_bytes = 5'000'000'000;
-    /// --force: an existing DIR is replaced when finish() succeeds, not before. It must look like a
-    /// checkpoint (config.json or a .safetensors file in it), so that a mistyped path does not cost a home
-    /// directory.
+    /// As in OutputDirectory: a checkpoint has a config.json or a .safetensors file.
     bool replace_existing = false;
     /// Where the tensors go, below DIR ("llm"; "": DIR itself). Planned names start with it
     /// ("llm.norm.weight") and lose it in the files.
@@ -44,10 +42,7 @@ class CheckpointWriter {
   /// tensors are aligned. One shard: model.safetensors; several: model-0000i-of-0000n.safetensors + index.
   /// @throws Error when DIR exists and is not empty (without replace_existing), is not creatable, or the disk
   ///         has no room; when a name stands in the plan twice, or does not start with the folder
-  CheckpointWriter(std::filesystem::path directory, std::vector<PlannedTensor> plan, Options options);
-  ~CheckpointWriter();
-  CheckpointWriter(const CheckpointWriter&) = delete;
-  CheckpointWriter& operator=(const CheckpointWriter&) = delete;
+  CheckpointWriter(const std::filesystem::path& directory, std::vector<PlannedTensor> plan, Options options);
 
   /// Which file a planned tensor goes to, from 0.
   size_t shard_of(const std::string& name) const { return places_[index_of(name)].shard; }
@@ -64,7 +59,7 @@ class CheckpointWriter {
   /// @throws Error naming a tensor that was planned but never written
   void finish();
 
-  const std::filesystem::path& partial_directory() const { return partial_; }
+  const std::filesystem::path& partial_directory() const { return output_.partial(); }
   uint64_t total_bytes() const { return total_bytes_; }
 
  private:
@@ -83,19 +78,15 @@ class CheckpointWriter {
   std::string name_in_file(const std::string& name) const;
   std::filesystem::path place_for(const std::filesystem::path& relative) const;
   void write_index() const;
-  void move_into_place();
-  void discard() noexcept;
 
-  std::filesystem::path directory_, partial_;
   Options options_;
+  OutputDirectory output_;  // before the shards: it is removed when they are closed
   std::vector<PlannedTensor> plan_;
   std::unordered_map<std::string, size_t> index_of_;  // name → plan_ / places_ index
   std::vector<Place> places_;
   std::vector<OutputFile> shards_;
   std::vector<std::atomic<bool>> written_;
   uint64_t total_bytes_ = 0;
-  int lock_ = -1;  // descriptor of the partial directory, which tells other runs that it is in use
-  bool finished_ = false;
 };
 
 }  // namespace visq

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <tuple>
+#include <utility>
 
 #include "visq/core/error.h"
 #include "visq/core/log.h"
@@ -26,6 +27,28 @@ const Statistics& LayerStatistics::of(const nn::GroupId& id) const {
   if (id.expert == nn::kNoExpert) return inputs[static_cast<size_t>(id.group)];
   if (id.group == nn::InputGroup::mlp_out) return experts[static_cast<size_t>(id.expert)].down;
   return experts_in.tokens() > 0 ? experts_in : inputs[static_cast<size_t>(id.group)];
+}
+
+void ExpertStatistics::merge(const ExpertStatistics& other) {
+  text_tokens += other.text_tokens;
+  image_tokens += other.image_tokens;
+  Statistics own = borrowed ? few : down;
+  own.merge(other.borrowed ? other.few : other.down);
+  if (text_tokens + image_tokens >= kMinExpertTokens) {
+    down = std::move(own);
+    few = Statistics();
+    borrowed = false;
+  } else {  // so both had borrowed
+    down.merge(other.down);
+    few = std::move(own);
+  }
+}
+
+void LayerStatistics::merge(const LayerStatistics& other) {
+  for (size_t group = 0; group < inputs.size(); ++group) inputs[group].merge(other.inputs[group]);
+  experts_in.merge(other.experts_in);
+  for (size_t expert = 0; expert < experts.size(); ++expert) experts[expert].merge(other.experts.at(expert));
+  kv_cache.merge(other.kv_cache);
 }
 
 Calibration::Calibration(const Model& model, const CalibrationOptions& options) : model_(model) {
@@ -133,7 +156,7 @@ LayerStatistics Calibration::run_layer(const nn::DecoderLayer& layer, bool with_
     const at::Tensor input =
         nn::unrouted_input(spec.experts, lent_input, lent_scores, static_cast<int64_t>(i));
     own.borrowed = true;
-    own.down = Statistics(with_gram);
+    own.few = std::exchange(own.down, Statistics(with_gram));
     own.down.add(nn::gated(spec.activation, expert.gate, expert.up, input), chunks_.front().text_rows,
                  chunks_.front().image_rows);
   }

@@ -18,6 +18,13 @@ struct ExpertStatistics {
   Statistics down;                            ///< of the input of its down projection
   /// Too few tokens were sent to it: `down` is of the layer's tokens instead, run through this expert.
   bool borrowed = false;
+  /// Where `down` is borrowed: of the few tokens that were sent to it, which with those of other data may be
+  /// enough.
+  Statistics few;
+
+  /// As if the tokens of both had been seen together, but for what it borrows: then of all that both have
+  /// borrowed.
+  void merge(const ExpertStatistics& other);
 };
 
 /// Fewer tokens than this say little of an expert.
@@ -36,6 +43,8 @@ struct LayerStatistics {
   bool has_run() const { return of({nn::InputGroup::attn_in}).tokens() > 0; }
   /// Gate and up of all experts have the layer's statistics.
   const Statistics& of(const nn::GroupId& id) const;
+  /// @param other  of the same layer
+  void merge(const LayerStatistics& other);
 };
 
 struct CalibrationOptions {

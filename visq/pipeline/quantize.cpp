@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <functional>
 #include <iterator>
 #include <set>
 
@@ -12,6 +13,7 @@
 #include "visq/core/parallel.h"
 #include "visq/core/process.h"
 #include "visq/pipeline/named_plan.h"
+#include "visq/pipeline/statistics_directory.h"
 
 namespace visq {
 namespace {
@@ -168,19 +170,19 @@ void check_without_images(const Plan& plan, const Model& model, int64_t layer) {
 }
 
 // One pass over the decoder layers: statistics of each serve all outputs.
-void quantize_with_data(std::vector<Output>& outputs, const Model& model, Calibration& calibration,
+/// @param statistics_of  called once for each layer, in their order
+void quantize_with_data(std::vector<Output>& outputs, const Model& model,
+                        const std::function<LayerStatistics(int64_t layer)>& statistics_of,
                         QuantizeResult& result) {
-  const bool with_gram =
-      std::ranges::any_of(outputs, [](const Output& output) { return output.plan.needs_gram(); });
   const int64_t layers = model.spec().decoder.layers;
-  for (int64_t layer = 0; layer < layers && calibration.image_tokens() == 0; ++layer)
+  for (int64_t layer = 0; layer < layers && result.image_tokens == 0; ++layer)
     if (model.spec().decoder.is_cross(layer))
       for (const Output& output : outputs) check_without_images(output.plan, model, layer);
   Progress progress("quantizing", layers);
   for (int64_t layer = 0; layer < layers; ++layer) {
     check_interrupt();
     const auto layer_start = Clock::now();
-    const LayerStatistics statistics = calibration.run_layer(model.load_layer(layer), with_gram);
+    const LayerStatistics statistics = statistics_of(layer);
     result.calibration_seconds += seconds_since(layer_start);
     LayerSolver solver(model, layer, statistics.has_run() ? &statistics : nullptr);
     for (Output& output : outputs) {
@@ -194,6 +196,41 @@ void quantize_with_data(std::vector<Output>& outputs, const Model& model, Calibr
     result.peak_anonymous = memory_use().peak_anonymous;
     progress.advance(layer + 1);
   }
+}
+
+bool needs_gram(const Output& output) { return output.plan.needs_gram(); }
+
+void calibrate_and_quantize(std::vector<Output>& outputs, const Model& model, const QuantizeOptions& options,
+                            QuantizeResult& result) {
+  const auto start = Clock::now();
+  const bool with_gram = std::ranges::any_of(outputs, needs_gram);
+  Calibration calibration(model, *options.calibration);
+  result.calibration_seconds += seconds_since(start);
+  result.samples = calibration.samples();
+  result.samples_left_out = calibration.left_out();
+  result.text_tokens = calibration.text_tokens();
+  result.image_tokens = calibration.image_tokens();
+  const auto run = [&](int64_t layer) { return calibration.run_layer(model.load_layer(layer), with_gram); };
+  quantize_with_data(outputs, model, run, result);
+}
+
+void quantize_from_statistics(std::vector<Output>& outputs, const Model& model,
+                              const QuantizeOptions& options, QuantizeResult& result) {
+  const StatisticsDirectory directory(options.statistics);
+  directory.check_model(model);
+  const StatisticsManifest& manifest = directory.manifest();
+  const auto needing = std::ranges::find_if(outputs, needs_gram);
+  const bool with_gram = needing != outputs.end();
+  if (with_gram && !manifest.gram)
+    fail("{}: was made with --no-gram, but --format {} needs Gram matrices: calibrate without --no-gram",
+         options.statistics.string(), needing->plan.recipe.name);
+  result.statistics = options.statistics.string();
+  result.samples = manifest.samples;
+  result.samples_left_out = manifest.samples_left_out;
+  result.text_tokens = manifest.text_tokens;
+  result.image_tokens = manifest.image_tokens;
+  const auto read = [&](int64_t layer) { return directory.read_layer(layer, model.device(), with_gram); };
+  quantize_with_data(outputs, model, read, result);
 }
 
 void write_side_files(Output& output, const Checkpoint& checkpoint) {
@@ -251,7 +288,7 @@ QuantizeResult finish(std::vector<Output>& outputs, QuantizeResult result, Clock
 
 // FP8, unless there is nothing to calibrate it with and no recipe that asks for data anyway.
 KvCacheFormat default_kv_cache(const QuantizeOptions& options) {
-  if (options.calibration || std::ranges::any_of(options.recipes, &Recipe::needs_calibration))
+  if (options.has_data() || std::ranges::any_of(options.recipes, &Recipe::needs_calibration))
     return KvCacheFormat::fp8;
   log_info("KV cache: none, because its scales would need calibration data (--calib)");
   return KvCacheFormat::none;
@@ -292,7 +329,7 @@ std::vector<Plan> plans_of(const QuantizeOptions& options, const PlanOf& plan_of
     if (!seen.insert(recipe.name).second) fail("--format names {} twice", recipe.name);
     plans.push_back(plan_of(chosen(recipe, options),
                             options.recipes.size() == 1 ? options.out : options.out / recipe.name, kv_cache));
-    if (!options.calibration) check_without_data(plans.back());
+    if (!options.has_data()) check_without_data(plans.back());
   }
   return plans;
 }
@@ -309,6 +346,7 @@ void check_without_model(const Checkpoint& checkpoint, const QuantizeOptions& op
       reason = "--kv-cache " + kv_cache_name(*kv_cache);
   }
   if (options.calibration) reason = "--calib";
+  if (!options.statistics.empty()) reason = "--stats";
   if (reason.empty()) return;
   const std::string origin = (checkpoint.directory() / "config.json").string();
   const auto names = get_or<std::vector<std::string>>(checkpoint.config(), "architectures", {}, origin);
@@ -347,18 +385,13 @@ QuantizeResult quantize(const Model& model, const std::vector<Plan>& plans, cons
   std::vector<Output> outputs = open_outputs(model.checkpoint(), plans, options);
   for (Output& output : outputs) output.rewritten = merged_tensors(output.plan, model);
   if (const AdapterSpec* const merged = model.merged_adapter()) result.merged_adapter = merged->name;
-  if (options.calibration) {
-    Calibration calibration(model, *options.calibration);
-    result.calibration_seconds += seconds_since(start);
-    quantize_with_data(outputs, model, calibration, result);
-    result.samples = calibration.samples();
-    result.samples_left_out = calibration.left_out();
-    result.text_tokens = calibration.text_tokens();
-    result.image_tokens = calibration.image_tokens();
-  }
+  if (!options.statistics.empty())
+    quantize_from_statistics(outputs, model, options, result);
+  else if (options.calibration)
+    calibrate_and_quantize(outputs, model, options, result);
   for (Output& output : outputs) {
     const auto format_start = Clock::now();
-    if (options.calibration)
+    if (options.has_data())
       copy_verbatim(output, model.checkpoint());
     else
       quantize_without_data(output, model);

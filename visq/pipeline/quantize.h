@@ -22,6 +22,8 @@ struct QuantizeOptions {
   /// Globs over module names: `only` in place of the recipes' own, `skip` besides.
   std::vector<std::string> only, skip;
   std::optional<CalibrationOptions> calibration;  ///< empty: none
+  std::filesystem::path statistics;               ///< a StatisticsDirectory in place of it; "": none
+  bool has_data() const { return calibration.has_value() || !statistics.empty(); }
   at::Device device = at::kCPU;
   std::optional<at::ScalarType>
       compute_dtype;  ///< of the calibration pass; empty: float32 on a CPU, the checkpoint's on a GPU
@@ -43,6 +45,7 @@ struct QuantizeResult {
   std::vector<FormatResult> formats;
   int64_t samples = 0, samples_left_out = 0, text_tokens = 0, image_tokens = 0;
   std::string merged_adapter;  ///< that the weights have taken; "": none
+  std::string statistics;      ///< the directory that they were read from; "": from samples
   double calibration_seconds = 0, total_seconds = 0;
   int64_t peak_resident = 0, peak_anonymous = 0;
 };

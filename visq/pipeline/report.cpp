@@ -16,6 +16,7 @@ Json report_json(const QuantizeResult& result, const FormatResult& format, const
                            {"samples_left_out", result.samples_left_out},
                            {"text_tokens", result.text_tokens},
                            {"image_tokens", result.image_tokens}};
+  if (!result.statistics.empty()) report["calibration"]["statistics"] = result.statistics;
   Json groups = Json::array();
   for (const GroupReport& group : format.groups) {
     Json entry = {{"layer", group.layer},

@@ -121,6 +121,12 @@ void KvCacheStatistics::add(const at::Tensor& key_states, const at::Tensor& valu
   values.add(value_states);
 }
 
+void KvCacheStatistics::merge(const KvCacheStatistics& other) {
+  keys.merge(other.keys);
+  rotated_keys.merge(other.rotated_keys);
+  values.merge(other.values);
+}
+
 KvScale solve_kv_scale(const KvFormat& format, const KvStatistics& statistics, at::ScalarType bias_dtype) {
   if (!format.calibrated) return unit_kv_scale();
   KvScale result;

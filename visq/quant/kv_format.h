@@ -63,6 +63,7 @@ struct KvStatistics {
 struct KvCacheStatistics {
   KvStatistics keys, rotated_keys, values;
   void add(const at::Tensor& key_states, const at::Tensor& value_states);
+  void merge(const KvCacheStatistics& other);
 };
 
 /// real = code · scale + bias (nvfp4: code · block scale · scale / 6 + bias).

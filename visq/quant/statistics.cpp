@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <utility>
+
 #include "visq/core/error.h"
 #include "visq/core/tiled.h"
 
@@ -55,6 +57,11 @@ void TokenStatistics::merge(const TokenStatistics& other) {
   gram = sum_of(gram, other.gram);
   tokens += other.tokens;
 }
+
+Statistics::Statistics(TokenStatistics text, TokenStatistics image)
+    : with_gram_(text.gram.defined() || image.gram.defined()),
+      text_(std::move(text)),
+      image_(std::move(image)) {}
 
 void Statistics::add(const at::Tensor& x, const at::Tensor& text_rows, const at::Tensor& image_rows) {
   const bool mixed = text_rows.size(0) > 0 && image_rows.size(0) > 0;

@@ -22,6 +22,8 @@ struct TokenStatistics {
 class Statistics {
  public:
   explicit Statistics(bool with_gram = false) : with_gram_(with_gram) {}
+  /// Of tokens seen before.
+  Statistics(TokenStatistics text, TokenStatistics image);
 
   /// @param x           [tokens, channels]
   /// @param image_rows  int64: rows of x at image tokens; text_rows: the others
