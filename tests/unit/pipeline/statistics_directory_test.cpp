@@ -163,7 +163,7 @@ TEST_P(EveryKind, ComesBackFromTheDiskAsItWas) {
 TEST_P(EveryKind, SolvesToTheSameBytes) {
   const auto written = write(*this / "stats");
   const StatisticsDirectory directory(*this / "stats");
-  for (const char* const preset : {"int4_awq_gptq", "fp8", "int8_sq"}) {
+  for (const char* const preset : {"int4_gptq", "fp8", "int8_sq"}) {
     const Plan plan = make_plan(model_, recipe_of(find_preset(preset), KvCacheFormat::fp8), "auto", "out");
     for (size_t layer = 0; layer < written.size(); ++layer) {
       const auto index = static_cast<int64_t>(layer);
