@@ -140,7 +140,7 @@ def test_auto_takes_a_layout_that_has_a_place_for_it(visq, demo, tmp_path):
     common = ("quantize", demo / "model", "--calib", demo / "calibration.jsonl", "-o", tmp_path / "out", "--dry-run")
     assert "compressed-tensors" in visq(*common, "-f", "int4_awq", "--kv-cache", "fp8_attn_head").stdout
     plan = visq(*common, "-f", "int4_awq", "--kv-cache", "nvfp4").stdout
-    assert "modelopt, read by tensorrt-llm" in plan and "KV cache nvfp4" in plan
+    assert "modelopt, read by tensorrt-llm" in plan and "KV cache     nvfp4" in plan
 
 
 @pytest.mark.parametrize("options, words", [
