@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from modelopt_reference import DEMO, Demo, answer_log_probabilities, kl_per_question, modelopt_quantize, samples
 
 QUESTIONS = 100
-CALIBRATION = 24  # what ModelOpt takes nearly a second each for
+CALIBRATION = 16  # what ModelOpt takes nearly a second each for
 
 
 def assert_no_worse(ours, theirs, format):
