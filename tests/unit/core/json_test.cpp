@@ -6,18 +6,10 @@
 #include <cstdlib>
 #include <fstream>
 
+#include "tests/unit/error_of.h"
+
 namespace visq {
 namespace {
-
-template <typename Action>
-std::string error_of(Action&& action) {
-  try {
-    action();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return {};
-}
 
 class JsonFile : public ::testing::Test {
  protected:

@@ -8,14 +8,7 @@
 namespace visq {
 namespace {
 
-std::string error_of(const Json& config) {
-  try {
-    describe_model(config, "config.json");
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
+using test::error_of;
 
 TEST(DescribeModel, ListsWhatIsSupportedWhenTheArchitectureIsNot) {
   const std::string error = error_of({{"architectures", {"GPT2LMHeadModel"}}});

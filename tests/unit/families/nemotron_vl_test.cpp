@@ -23,21 +23,8 @@ Json nemotron(const Json& root = Json::object(), const Json& args = Json::object
   return config;
 }
 
-ModelSpec describe(const Json& config) { return describe_model(config, "config.json"); }
-
-std::string error_of(const Json& config) {
-  try {
-    describe(config);
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
-
-void expect_error(const Json& config, const std::string& part) {
-  const std::string error = error_of(config);
-  EXPECT_NE(error.find(part), std::string::npos) << error;
-}
+using test::describe;
+using test::expect_error;
 
 TEST(NemotronVl, HasTheTowerThatItsArgumentsName) {
   const ModelSpec spec = describe(nemotron());

@@ -2,16 +2,30 @@
 #pragma once
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
+#include <gtest/gtest.h>
 #include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
 #include <functional>
 
+#include "tests/unit/error_of.h"
 #include "visq/families/model.h"
 #include "visq/families/model_checks.h"
 
 namespace visq::test {
+
+inline ModelSpec describe(const Json& config) { return describe_model(config, "config.json"); }
+
+/// The message of the Error about this configuration; empty when there is none.
+inline std::string error_of(const Json& config) {
+  return visq::error_of([&] { describe(config); });
+}
+
+inline void expect_error(const Json& config, const std::string& part) {
+  const std::string error = error_of(config);
+  EXPECT_NE(error.find(part), std::string::npos) << error;
+}
 
 /// A new folder that goes away with the object.
 class TemporaryDirectory {

@@ -31,21 +31,8 @@ Json nvila(Json root = Json::object()) {
   return vila(root);
 }
 
-ModelSpec describe(const Json& config) { return describe_model(config, "config.json"); }
-
-std::string error_of(const Json& config) {
-  try {
-    describe(config);
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
-
-void expect_error(const Json& config, const std::string& part) {
-  const std::string error = error_of(config);
-  EXPECT_NE(error.find(part), std::string::npos) << error;
-}
+using test::describe;
+using test::expect_error;
 
 TEST(Vila, ReadsWhatIsInTheFolders) {
   const ModelSpec spec = describe(vila());

@@ -9,6 +9,7 @@
 #include <string>
 #include <string_view>
 
+#include "tests/unit/error_of.h"
 #include "visq/core/error.h"
 
 namespace visq {
@@ -43,17 +44,6 @@ inline std::string read_all(const std::filesystem::path& path) {
   std::ostringstream text;
   text << std::ifstream(path, std::ios::binary).rdbuf();
   return text.str();
-}
-
-/// The message of the Error that `action` throws; empty when it throws none.
-template <typename Action>
-std::string error_of(Action&& action) {
-  try {
-    action();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return {};
 }
 
 inline ::testing::AssertionResult contains(const std::string& text, std::string_view part) {

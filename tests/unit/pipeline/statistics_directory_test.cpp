@@ -6,6 +6,7 @@
 #include <cmath>
 #include <utility>
 
+#include "tests/unit/error_of.h"
 #include "tests/unit/pipeline/tiny_checkpoint.h"
 #include "visq/pipeline/fingerprint.h"
 #include "visq/pipeline/solve.h"
@@ -15,16 +16,6 @@ namespace visq {
 namespace {
 
 namespace fs = std::filesystem;
-
-template <typename Action>
-std::string error_of(Action&& action) {
-  try {
-    action();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return {};
-}
 
 std::vector<LayerShape> shapes_of(const nn::DecoderSpec& spec) {
   std::vector<LayerShape> shapes;

@@ -1,6 +1,6 @@
 #include <gtest/gtest.h>
 
-#include "visq/core/error.h"
+#include "tests/unit/error_of.h"
 #include "visq/core/format.h"
 #include "visq/quant/presets.h"
 
@@ -15,13 +15,8 @@ Recipe parse(const std::string& text) {
   });
 }
 
-std::string error_of(const std::string& text) {
-  try {
-    parse(text);
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "";
+std::string error_of_text(const std::string& text) {
+  return error_of([&] { parse(text); });
 }
 
 const Scheme& scheme_of(const char* preset) { return find_preset(preset).scheme; }
@@ -111,12 +106,12 @@ TEST(RecipeFile, ErrorsNameTheLine) {
       {"name: x\nname: y\nrules: [{weight: int8}]\n", "folder/mine.yaml:2: key 'name' occurs twice"},
   };
   for (const auto& [text, expected] : cases)
-    EXPECT_EQ(error_of(text).substr(0, expected.size()), expected) << text;
+    EXPECT_EQ(error_of_text(text).substr(0, expected.size()), expected) << text;
 }
 
 TEST(RecipeFile, DeepNestingIsRefused) {
-  EXPECT_NE(error_of("rules: " + std::string(100'000, '[')), "");
-  EXPECT_NE(error_of(std::string(100'000, '{')), "");
+  EXPECT_NE(error_of_text("rules: " + std::string(100'000, '[')), "");
+  EXPECT_NE(error_of_text(std::string(100'000, '{')), "");
 }
 
 TEST(RecipeFile, AliasesDoNotMultiply) {
@@ -124,7 +119,7 @@ TEST(RecipeFile, AliasesDoNotMultiply) {
   for (char c = 'b'; c <= 'z'; ++c)
     text += visq::format("{}: &{} [*{}, *{}, *{}, *{}, *{}, *{}]\n", c, c, char(c - 1), char(c - 1),
                          char(c - 1), char(c - 1), char(c - 1), char(c - 1));
-  EXPECT_NE(error_of(text).find("unknown key 'a'"), std::string::npos);
+  EXPECT_NE(error_of_text(text).find("unknown key 'a'"), std::string::npos);
 }
 
 }  // namespace
