@@ -174,7 +174,7 @@ LAYER = "layer-00002.safetensors"
 DAMAGE = {
     "no manifest": (lambda d: (d / "statistics.json").unlink(), "has no statistics.json"),
     "not JSON": (lambda d: (d / "statistics.json").write_text("{"), "statistics.json: not valid JSON"),
-    "another version": (lambda d: edit_manifest(d, statistics_version=2), "statistics of version 2"),
+    "another version": (lambda d: edit_manifest(d, statistics_version=1), "statistics of version 1"),
     "no version": (lambda d: edit_manifest(d, statistics_version=None), "'statistics_version' is missing"),
     "unknown key": (lambda d: edit_manifest(d, colour="red"), "unknown key 'colour'"),
     "wrong type": (lambda d: edit_manifest(d, samples="many"), "'samples' has an unexpected type"),

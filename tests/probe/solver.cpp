@@ -19,7 +19,7 @@ int main(int argc, char** argv) {
   const at::Tensor weight = in.tensor(*in.find("weight")).to(at::kFloat);
   const at::Tensor x = in.tensor(*in.find("x")).to(at::kFloat);
   const auto fake_quantize = [](const at::Tensor& w) { return visq::dequantize(visq::pack_int4(w, 128)); };
-  const visq::AwqDecision decision =
+  const visq::SmoothingDecision decision =
       visq::solve_awq({weight}, x.abs().mean(0), at::mm(x.t(), x), 128, fake_quantize);
   const at::Tensor gram = at::mm(x.t(), x);
   const visq::PackedTensor int4 = visq::pack_int4(weight, 128), nvfp4 = visq::pack_nvfp4(weight);

@@ -2,7 +2,9 @@
 
 #include <ATen/ATen.h>
 
-#include <tuple>
+#include <algorithm>
+#include <bit>
+#include <span>
 #include <utility>
 
 #include "visq/core/error.h"
@@ -16,9 +18,41 @@ namespace {
 // (the MLP's are several times the hidden states).
 constexpr size_t kChunkRows = 2048;
 
-/// int64: rows of `mask` that are true, and that are false.
-std::pair<at::Tensor, at::Tensor> split_rows(const at::Tensor& mask) {
-  return {at::nonzero(mask).squeeze(1), at::nonzero(mask.logical_not()).squeeze(1)};
+// A bijection of 64-bit numbers whose results look random (the finalizer of splitmix64).
+uint64_t mixed(uint64_t x) {
+  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+  x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+  return x ^ (x >> 31);
+}
+
+// A number for a sample, from its tokens and some of its pixels.
+uint64_t key_of(const EncodedSample& sample) {
+  constexpr int64_t kPixels = 64;
+  uint64_t key = sample.ids.size();
+  const auto take_up = [&key](uint64_t value) { key = mixed(key + 0x9E3779B97F4A7C15u + value); };
+  for (const int64_t id : sample.ids) take_up(static_cast<uint64_t>(id));
+  for (const ProcessedImage& image : sample.images) {
+    const at::Tensor pixels = image.pixels.flatten();
+    const at::Tensor some =
+        pixels.slice(0, 0, std::nullopt, std::max<int64_t>(1, pixels.numel() / kPixels)).contiguous();
+    for (const float pixel : std::span(some.const_data_ptr<float>(), static_cast<size_t>(some.numel())))
+      take_up(std::bit_cast<uint32_t>(pixel));
+  }
+  return key;
+}
+
+// Of samples laid end to end. @param image  bool [tokens]
+TokenRows token_rows(const std::vector<EncodedSample>& samples, const at::Tensor& image) {
+  std::vector<int64_t> tickets;
+  std::vector<uint8_t> held_out;
+  for (const EncodedSample& sample : samples) {
+    const uint64_t key = key_of(sample);
+    held_out.insert(held_out.end(), sample.ids.size(), key % kHeldOutShare == 0 ? 1 : 0);
+    for (size_t i = 0; i < sample.ids.size(); ++i)
+      tickets.push_back(static_cast<int64_t>(mixed(key + i) >> 1));
+  }
+  return {image, at::tensor(held_out, at::kByte).to(image.device(), at::kBool),
+          at::tensor(tickets, at::kLong).to(image.device())};
 }
 
 }  // namespace
@@ -100,20 +134,19 @@ Calibration::Calibration(const Model& model, const CalibrationOptions& options) 
 }
 
 void Calibration::add_chunk(const std::vector<EncodedSample>& samples) {
-  Chunk chunk;
-  chunk.batch = model_.embed(samples);
-  std::tie(chunk.image_rows, chunk.text_rows) = split_rows(chunk.batch.image_mask);
-  image_tokens_ += chunk.image_rows.size(0);
-  if (chunk.batch.vision.rows.defined()) image_tokens_ += chunk.batch.vision.rows.size(0);
-  text_tokens_ += chunk.text_rows.size(0);
-  chunks_.push_back(std::move(chunk));
+  Batch batch = model_.embed(samples);
+  TokenRows rows = token_rows(samples, batch.image_mask);
+  image_tokens_ += rows.count(/*image=*/true);
+  if (batch.vision.rows.defined()) image_tokens_ += batch.vision.rows.size(0);
+  text_tokens_ += rows.count(/*image=*/false);
+  chunks_.push_back({std::move(batch), std::move(rows)});
 }
 
-LayerStatistics Calibration::run_layer(const nn::DecoderLayer& layer, bool with_gram) {
+LayerStatistics Calibration::run_layer(const nn::DecoderLayer& layer, Detail detail) {
   const nn::DecoderSpec& spec = model_.spec().decoder;
-  LayerStatistics statistics(with_gram);
+  LayerStatistics statistics(detail);
   if (spec.is_sparse(layer.index))
-    statistics.experts.resize(static_cast<size_t>(spec.experts.count), ExpertStatistics(with_gram));
+    statistics.experts.resize(static_cast<size_t>(spec.experts.count), ExpertStatistics(detail));
   const bool scales_input = spec.experts.routing == nn::ExpertsSpec::Routing::sigmoid_input;
   at::Tensor lent_input, lent_scores;  // of the first chunk: what experts without tokens of their own see
   for (Chunk& chunk : chunks_) {
@@ -123,13 +156,8 @@ LayerStatistics Calibration::run_layer(const nn::DecoderLayer& layer, bool with_
     const bool cross = spec.is_cross(layer.index);
     observer.input = [&](nn::InputGroup group, const at::Tensor& x) {
       Statistics& input = statistics.inputs[static_cast<size_t>(group)];
-      if (!cross) {
-        input.add(x, chunk.text_rows, chunk.image_rows);
-      } else {
-        const at::Tensor none = at::empty({0}, at::kLong), all = at::arange(x.size(0), at::kLong);
-        const bool images = group == nn::InputGroup::cross_in;
-        input.add(x, images ? none : all, images ? all : none);
-      }
+      input.add(
+          x, cross ? TokenRows::alike(x.size(0), group == nn::InputGroup::cross_in, x.device()) : chunk.rows);
       if (group == nn::InputGroup::mlp_in && !lent_input.defined()) lent_input = x;
     };
     observer.kv = [&](const at::Tensor& keys, const at::Tensor& values) {
@@ -140,12 +168,12 @@ LayerStatistics Calibration::run_layer(const nn::DecoderLayer& layer, bool with_
     };
     observer.expert = [&](int64_t expert, const at::Tensor& rows, const at::Tensor& input,
                           const at::Tensor& hidden) {
-      const auto [image_rows, text_rows] = split_rows(chunk.batch.image_mask.index_select(0, rows));
+      const TokenRows sent = chunk.rows.of(rows);
       ExpertStatistics& own = statistics.experts[static_cast<size_t>(expert)];
-      own.text_tokens += text_rows.size(0);
-      own.image_tokens += image_rows.size(0);
-      own.down.add(hidden, text_rows, image_rows);
-      if (scales_input) statistics.experts_in.add(input, text_rows, image_rows);
+      own.text_tokens += sent.count(/*image=*/false);
+      own.image_tokens += sent.count(/*image=*/true);
+      own.down.add(hidden, sent);
+      if (scales_input) statistics.experts_in.add(input, sent);
     };
     model_.advance(chunk.batch, layer, &observer);
   }
@@ -156,9 +184,8 @@ LayerStatistics Calibration::run_layer(const nn::DecoderLayer& layer, bool with_
     const at::Tensor input =
         nn::unrouted_input(spec.experts, lent_input, lent_scores, static_cast<int64_t>(i));
     own.borrowed = true;
-    own.few = std::exchange(own.down, Statistics(with_gram));
-    own.down.add(nn::gated(spec.activation, expert.gate, expert.up, input), chunks_.front().text_rows,
-                 chunks_.front().image_rows);
+    own.few = std::exchange(own.down, Statistics(detail));
+    own.down.add(nn::gated(spec.activation, expert.gate, expert.up, input), chunks_.front().rows);
   }
   return statistics;
 }

@@ -13,7 +13,7 @@ namespace visq {
 
 /// What calibration knows of one routed expert.
 struct ExpertStatistics {
-  explicit ExpertStatistics(bool with_gram) : down(with_gram) {}
+  explicit ExpertStatistics(Detail detail) : down(detail) {}
   int64_t text_tokens = 0, image_tokens = 0;  ///< sent to it
   Statistics down;                            ///< of the input of its down projection
   /// Too few tokens were sent to it: `down` is of the layer's tokens instead, run through this expert.
@@ -30,9 +30,12 @@ struct ExpertStatistics {
 /// Fewer tokens than this say little of an expert.
 inline constexpr int64_t kMinExpertTokens = 64;
 
+/// One sample in so many is held out: which ones depends on the samples alone, not on their order or number.
+inline constexpr uint64_t kHeldOutShare = 8;
+
 /// What calibration knows of one decoder layer.
 struct LayerStatistics {
-  explicit LayerStatistics(bool with_gram) : experts_in(with_gram) { inputs.fill(Statistics(with_gram)); }
+  explicit LayerStatistics(Detail detail) : experts_in(detail) { inputs.fill(Statistics(detail)); }
   std::array<Statistics, std::size(nn::kInputGroups)> inputs;
   /// What routed experts read, where the router changes it (Llama 4); else they read inputs[mlp_in].
   Statistics experts_in;
@@ -63,7 +66,7 @@ class Calibration {
   Calibration(const Model& model, const CalibrationOptions& options);
 
   /// Runs one layer over all samples and gathers what its linears and its cache saw.
-  LayerStatistics run_layer(const nn::DecoderLayer& layer, bool with_gram);
+  LayerStatistics run_layer(const nn::DecoderLayer& layer, Detail detail);
 
   int64_t samples() const { return samples_; }
   int64_t left_out() const { return left_out_; }
@@ -74,7 +77,7 @@ class Calibration {
  private:
   struct Chunk {
     Batch batch;
-    at::Tensor text_rows, image_rows;  // int64
+    TokenRows rows;
   };
   const Model& model_;
   std::vector<Chunk> chunks_;

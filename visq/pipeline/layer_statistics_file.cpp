@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cmath>
 #include <set>
 #include <utility>
@@ -21,9 +22,18 @@ std::string expert_name(size_t expert, const char* whose) {
   return visq::format("experts.{}.{}", expert, whose);
 }
 
+void put(NamedTensors& file, const std::string& name, const TokenSample& sample) {
+  if (sample.size() == 0) return;
+  file.emplace_back(name + ".rows", sample.rows);
+  file.emplace_back(name + ".tickets", sample.tickets);
+}
+
 void put(NamedTensors& file, const std::string& name, const TokenStatistics& statistics) {
   file.emplace_back(name + ".tokens", at::full({}, statistics.tokens, at::kLong));
   if (statistics.tokens == 0) return;
+  file.emplace_back(name + ".held_out.tokens", at::full({}, statistics.held_out_tokens, at::kLong));
+  put(file, name + ".sample", statistics.sample);
+  put(file, name + ".held_out", statistics.held_out);
   file.emplace_back(name + ".abs_max", statistics.abs_max);
   file.emplace_back(name + ".abs_sum", statistics.abs_sum);
   if (statistics.gram.defined()) file.emplace_back(name + ".gram", statistics.gram);
@@ -56,7 +66,7 @@ class Reader {
 
   Statistics statistics(const std::string& name, int64_t channels) {
     TokenStatistics text = token_statistics(name + ".text", channels);
-    return {std::move(text), token_statistics(name + ".image", channels)};
+    return {std::move(text), token_statistics(name + ".image", channels), options_.detail};
   }
 
   KvStatistics kv_statistics(const std::string& name, const LayerShape& shape) {
@@ -84,12 +94,33 @@ class Reader {
     if (statistics.tokens == 0) return statistics;
     statistics.abs_max = take(name + ".abs_max", at::kFloat, {channels}, /*magnitude=*/true);
     statistics.abs_sum = take(name + ".abs_sum", at::kDouble, {channels}, /*magnitude=*/true);
-    if (!options_.has_gram) return statistics;
-    if (options_.with_gram)
+    statistics.held_out_tokens = tokens(name + ".held_out");
+    if (statistics.held_out_tokens > statistics.tokens)
+      fail("{}: '{}' holds out {} of {} tokens", origin_, name, statistics.held_out_tokens,
+           statistics.tokens);
+    statistics.sample = sample(name + ".sample", statistics.fitted_tokens(), channels);
+    statistics.held_out = sample(name + ".held_out", statistics.held_out_tokens, channels);
+    if (!options_.has_gram || statistics.fitted_tokens() == 0) return statistics;
+    if (options_.detail == Detail::gram)
       statistics.gram = take(name + ".gram", at::kFloat, {channels, channels});
     else
       stored(name + ".gram", at::kFloat, {channels, channels});
     return statistics;
+  }
+
+  /// @param tokens  that it was drawn from
+  TokenSample sample(const std::string& name, int64_t tokens, int64_t channels) {
+    TokenSample result;
+    const int64_t count = std::min(tokens, kSampledTokens);
+    if (count == 0) return result;
+    const at::Tensor tickets = stored(name + ".tickets", at::kLong, {count});
+    if (options_.detail == Detail::magnitudes) {
+      stored(name + ".rows", at::kFloat, {count, channels});
+      return result;
+    }
+    result.rows = take(name + ".rows", at::kFloat, {count, channels});
+    if (options_.device) result.tickets = tickets.to(*options_.device).clone();
+    return result;
   }
 
   int64_t tokens(const std::string& name) {
@@ -127,7 +158,7 @@ class Reader {
 };
 
 ExpertStatistics read_expert(Reader& reader, size_t expert, const LayerShape& shape) {
-  ExpertStatistics result(/*with_gram=*/false);
+  ExpertStatistics result(Detail::magnitudes);
   result.down = reader.statistics(expert_name(expert, "own"), shape.expert_width);
   result.text_tokens = result.down.text().tokens;
   result.image_tokens = result.down.image().tokens;
@@ -258,7 +289,7 @@ uint64_t least_bytes(const LayerShape& shape, bool with_gram, bool with_images) 
 LayerStatistics read_layer_statistics(const std::filesystem::path& path, const LayerShape& shape,
                                       const ReadOptions& options) {
   Reader reader(path, options);
-  LayerStatistics result(options.has_gram && options.with_gram);
+  LayerStatistics result(options.detail);
   for (const nn::InputGroup group : nn::kInputGroups)
     if (const auto i = static_cast<size_t>(group); shape.inputs[i] > 0)
       result.inputs[i] = reader.statistics(nn::group_name(group), shape.inputs[i]);

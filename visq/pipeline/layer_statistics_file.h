@@ -30,6 +30,7 @@ LayerShape parse_layer_shape(const Json& json, const std::string& origin);
 
 /// Tensors "attn_in.text.gram", "experts.3.own.image.abs_max", "keys.min": the members of the statistics,
 /// with the number of tokens beside them as an I64 scalar. Without tokens there is nothing but this number.
+/// Samples: "….sample.rows" and "….sample.tickets", "….held_out.…".
 /// Experts: `own` is of the tokens that were sent to it; `lent`, only where those are fewer than
 /// kMinExpertTokens, is what it borrows.
 /// @throws Error when a statistic is a NaN or an infinity
@@ -40,8 +41,9 @@ void write_layer_statistics(const std::filesystem::path& path, const LayerStatis
 uint64_t least_bytes(const LayerShape& shape, bool with_gram, bool with_images);
 
 struct ReadOptions {
-  bool has_gram = true;   ///< the file has Gram matrices
-  bool with_gram = true;  ///< they are wanted; else they stay in the file, checked for their shapes only
+  bool has_gram = true;  ///< the file has Gram matrices
+  /// What is wanted; the rest stays in the file, checked for its shapes only.
+  Detail detail = Detail::gram;
   /// Where the tensors go; empty: everything but the values is checked, and what comes back is only good for
   /// its numbers of tokens.
   std::optional<at::Device> device;

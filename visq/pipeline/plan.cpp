@@ -62,8 +62,10 @@ const Scheme* Plan::scheme_of(const nn::DecoderSpec& spec, int64_t layer, const 
   return site != nullptr ? &site->linear.scheme : nullptr;
 }
 
-bool Plan::needs_gram() const {
-  return std::ranges::any_of(sites, [](const Site& site) { return site.linear.scheme.needs_gram(); });
+Detail Plan::detail() const {
+  Detail most = Detail::magnitudes;
+  for (const Site& site : sites) most = std::max(most, site.linear.scheme.detail());
+  return most;
 }
 
 std::string describe_rules(const Recipe& recipe) {
@@ -140,7 +142,7 @@ bool can_fold(const Plan& plan, const nn::DecoderSpec& spec, int64_t layer, cons
       return own != nullptr &&
              std::ranges::all_of(nn::smoothed_together(spec, layer, id), [&](const LinearId& linear) {
                const Site* site = plan.find(layer, linear);
-               return site != nullptr && site->linear.scheme.smoothed_like(*own);
+               return site != nullptr && site->linear.scheme.smoothing() == own->smoothing();
              });
     }
     case InputGroup::cross_in:

@@ -41,7 +41,7 @@ struct Plan {
   const Site* find(int64_t layer, const nn::LinearId& id) const;  ///< nullptr when left out
   /// Of the linears of a group, which share theirs; nullptr when they are left out.
   const Scheme* scheme_of(const nn::DecoderSpec& spec, int64_t layer, const nn::GroupId& id) const;
-  bool needs_gram() const;
+  Detail detail() const;  ///< that its schemes need of statistics
 
  private:
   friend Plan make_plan(const Model&, const Recipe&, const std::string&, std::filesystem::path,

@@ -149,7 +149,7 @@ void quantize_by_name(Output& output, const Checkpoint& checkpoint, at::Device d
       sites.push_back(&plan.sites[site]);
       weights.push_back(checkpoint.tensor(sites.back()->linear.module + ".weight").to(device));
     }
-    write_linears(output, pack_together(plan, checkpoint, sites, weights));
+    write_linears(output, pack_together(plan, checkpoint, sites, weights, sites.front()->linear.scheme));
   });
 }
 
@@ -198,19 +198,24 @@ void quantize_with_data(std::vector<Output>& outputs, const Model& model,
   }
 }
 
-bool needs_gram(const Output& output) { return output.plan.needs_gram(); }
+// What all outputs together need of statistics.
+Detail detail_of(const std::vector<Output>& outputs) {
+  Detail most = Detail::magnitudes;
+  for (const Output& output : outputs) most = std::max(most, output.plan.detail());
+  return most;
+}
 
 void calibrate_and_quantize(std::vector<Output>& outputs, const Model& model, const QuantizeOptions& options,
                             QuantizeResult& result) {
   const auto start = Clock::now();
-  const bool with_gram = std::ranges::any_of(outputs, needs_gram);
+  const Detail detail = detail_of(outputs);
   Calibration calibration(model, *options.calibration);
   result.calibration_seconds += seconds_since(start);
   result.samples = calibration.samples();
   result.samples_left_out = calibration.left_out();
   result.text_tokens = calibration.text_tokens();
   result.image_tokens = calibration.image_tokens();
-  const auto run = [&](int64_t layer) { return calibration.run_layer(model.load_layer(layer), with_gram); };
+  const auto run = [&](int64_t layer) { return calibration.run_layer(model.load_layer(layer), detail); };
   quantize_with_data(outputs, model, run, result);
 }
 
@@ -219,9 +224,10 @@ void quantize_from_statistics(std::vector<Output>& outputs, const Model& model,
   const StatisticsDirectory directory(options.statistics);
   directory.check_model(model);
   const StatisticsManifest& manifest = directory.manifest();
-  const auto needing = std::ranges::find_if(outputs, needs_gram);
-  const bool with_gram = needing != outputs.end();
-  if (with_gram && !manifest.gram)
+  const Detail detail = detail_of(outputs);
+  const auto needing = std::ranges::find_if(
+      outputs, [](const Output& output) { return output.plan.detail() == Detail::gram; });
+  if (needing != outputs.end() && !manifest.gram)
     fail("{}: was made with --no-gram, but --format {} needs Gram matrices: calibrate without --no-gram",
          options.statistics.string(), needing->plan.recipe.name);
   result.statistics = options.statistics.string();
@@ -229,7 +235,7 @@ void quantize_from_statistics(std::vector<Output>& outputs, const Model& model,
   result.samples_left_out = manifest.samples_left_out;
   result.text_tokens = manifest.text_tokens;
   result.image_tokens = manifest.image_tokens;
-  const auto read = [&](int64_t layer) { return directory.read_layer(layer, model.device(), with_gram); };
+  const auto read = [&](int64_t layer) { return directory.read_layer(layer, model.device(), detail); };
   quantize_with_data(outputs, model, read, result);
 }
 

@@ -28,6 +28,10 @@ Json report_json(const QuantizeResult& result, const FormatResult& format, const
     if (group.alpha) entry["alpha"] = *group.alpha;
     if (group.loss) entry["relative_output_error"] = *group.loss;
     if (group.plain_loss) entry["relative_output_error_without_smoothing"] = *group.plain_loss;
+    if (group.held_out_error)
+      entry["held_out"] = {{"relative_output_error", *group.held_out_error},
+                           {"without_solvers", *group.held_out_plain_error}};
+    if (!group.undone.empty()) entry["undone"] = group.undone;
     if (!group.note.empty()) entry["note"] = group.note;
     groups.push_back(std::move(entry));
   }

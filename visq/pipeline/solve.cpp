@@ -6,6 +6,7 @@
 #include <iterator>
 
 #include "visq/core/error.h"
+#include "visq/core/tiled.h"
 #include "visq/quant/gptq.h"
 #include "visq/quant/scale_search.h"
 
@@ -15,10 +16,6 @@ namespace {
 using nn::GroupId;
 using nn::InputGroup;
 using nn::LinearId;
-
-// ModelOpt smooths with α = 1, which moves all of the difficulty into the weights; half is the published
-// default.
-constexpr double kSmoothQuantAlpha = 0.5;
 
 // An input that was zero throughout: any scale represents it (spec/quantization.md §5.7).
 float scale_for_input(float amax, InputFormat format) {
@@ -110,44 +107,69 @@ bool LayerSolver::reads_routed_norm(const GroupId& id) const {
   return id.group == InputGroup::mlp_in && spec_.is_sparse(layer_);
 }
 
-const AwqDecision& LayerSolver::awq(const Scheme& scheme, const GroupId& id) {
-  // One decision for all groups that read a routed norm.
-  const auto key = std::tuple{scheme.weight, scheme.block, scheme.nvfp4_range(),
-                              reads_routed_norm(id) ? GroupId{InputGroup::mlp_in} : id};
-  if (const auto found = awq_.find(key); found != awq_.end()) return found->second;
+/// What the engine makes of smoothed tokens. @param scale  f32 [in]
+at::Tensor LayerSolver::round_inputs(const Scheme& scheme, const GroupId& id, const at::Tensor& rows,
+                                     const at::Tensor& scale) const {
+  const auto largest = (statistics_->of(id).abs_max() / scale).max().item<float>();
+  return simulate_input(scheme.input, rows / scale, scale_for_input(largest, scheme.input));
+}
+
+LayerSolver::Smoothing LayerSolver::solve_smoothing(const Scheme& scheme, const GroupId& id) const {
   std::vector<at::Tensor> weights;
   for (const LinearId& linear : nn::smoothed_together(spec_, layer_, id)) weights.push_back(weight(linear));
   const Statistics& statistics = statistics_->of(id);
-  AwqOptions options;
+  SmoothingOptions options;
+  options.alpha = scheme.alpha;
   options.refine = true;
   options.powers_of_two = reads_routed_norm(id);
   if (id.group == InputGroup::attn_out) options.shared = heads_;
-  const auto fake_quantize = [&](const at::Tensor& scaled) {
-    return dequantize(pack(scheme, scaled, absolute_maximum(scaled), at::kFloat));
+  const auto quantize_weight = [&](const at::Tensor& scaled) {
+    return dequantize(pack(scheme.unsearched(), scaled, absolute_maximum(scaled), at::kFloat));
   };
-  const at::Tensor gram = statistics.gram();
-  AwqDecision decision =
-      solve_awq(weights, statistics.mean_magnitude(), gram, scheme.block, fake_quantize, options);
+  const DrawnTokens sample = statistics.draw(/*held_out=*/false);
+  const auto times_counts = [&](const at::Tensor& rows) { return rows * sample.counts.sqrt().unsqueeze(1); };
+  const auto rounded = [&](const at::Tensor& scale) { return round_inputs(scheme, id, sample.rows, scale); };
+
+  Smoothing result;
   double power = 0;  // of the unquantized output: errors are reported relative to it
-  for (const at::Tensor& w : weights) power += gram_loss(w, gram);
-  decision.loss /= power;
-  decision.plain_loss /= power;
-  return awq_.emplace(key, std::move(decision)).first->second;
+  if (scheme.solver == Solver::awq) {
+    const at::Tensor gram = statistics.gram();
+    Quantizer input_error;
+    if (scheme.rounded_inputs && scheme.input != InputFormat::none)
+      input_error = [&](const at::Tensor& scale) {
+        return times_counts(rounded(scale).sub_(sample.rows / scale));
+      };
+    result.decision = solve_awq(weights, statistics.mean_magnitude(), gram, scheme.block, quantize_weight,
+                                options, input_error);
+    for (const at::Tensor& w : weights) power += gram_loss(w, gram);
+  } else {
+    const at::Tensor x = times_counts(sample.rows);
+    const auto inputs = [&](const at::Tensor& scale) { return times_counts(rounded(scale)); };
+    result.decision = solve_smoothquant(weights, statistics.abs_max(), x, quantize_weight, inputs, options);
+    for (const at::Tensor& w : weights) power += sum_in_order(tiled_linear(x, w).square());
+  }
+  result.decision.loss /= power;
+  result.decision.plain_loss /= power;
+
+  const DrawnTokens held_out = statistics.draw(/*held_out=*/true);
+  if (!held_out.rows.defined()) return result;
+  const auto error_of = [&](const at::Tensor& scale) {
+    return relative_error(held_out, weights, round_inputs(scheme, id, held_out.rows, scale),
+                          [&](size_t i) { return quantize_weight(weights[i] * scale); });
+  };
+  const at::Tensor& scale = result.decision.scale;
+  result.trial = Trial{error_of(scale), error_of(at::ones_like(scale))};
+  return result;
 }
 
-at::Tensor LayerSolver::smoothquant(const GroupId& id) const {
-  at::Tensor weight_max;
-  for (const LinearId& linear : nn::smoothed_together(spec_, layer_, id)) {
-    const at::Tensor columns = weight(linear).abs().amax(0);
-    weight_max = weight_max.defined() ? at::maximum(weight_max, columns) : columns;
-  }
-  at::Tensor input_max = statistics_->of(id).abs_max();
-  if (id.group == InputGroup::attn_out) {
-    input_max = heads_.max(input_max);
-    weight_max = heads_.max(weight_max);
-  }
-  const at::Tensor scale = smoothquant_scale(input_max, weight_max, kSmoothQuantAlpha);
-  return reads_routed_norm(id) ? nearest_powers_of_two(scale) : scale;
+const LayerSolver::Smoothing& LayerSolver::smoothing(const Scheme& scheme, const GroupId& id) {
+  const Scheme key = scheme.smoothing();
+  // One decision for all groups that read a routed norm.
+  const GroupId group = reads_routed_norm(id) ? GroupId{InputGroup::mlp_in} : id;
+  for (const auto& [of_scheme, of_group, smoothing] : smoothings_)
+    if (of_scheme == key && of_group == group) return smoothing;
+  smoothings_.emplace_back(key, group, solve_smoothing(scheme, id));
+  return std::get<2>(smoothings_.back());
 }
 
 at::Tensor LayerSolver::smoothing_scale(const Plan& plan, const GroupId& id, GroupReport& report) {
@@ -163,15 +185,19 @@ at::Tensor LayerSolver::smoothing_scale(const Plan& plan, const GroupId& id, Gro
                                           : "not smoothed: what produces its input is not quantized";
     return {};
   }
-  if (scheme.solver == Solver::awq) {
-    const AwqDecision& decision = awq(scheme, id);
-    report.alpha = decision.alpha;
-    report.plain_loss = decision.plain_loss;
-    report.loss = decision.loss;
-    return decision.scale;
+  const auto& [decision, trial] = smoothing(scheme, id);
+  report.alpha = decision.alpha;
+  report.plain_loss = decision.plain_loss;
+  report.loss = decision.loss;
+  if (trial) {
+    report.held_out_plain_error = trial->plain_error;
+    report.held_out_error = std::min(trial->error, trial->plain_error);
+    if (!trial->is_better()) {
+      report.undone.push_back(solver_name(scheme.solver));
+      return {};
+    }
   }
-  report.alpha = kSmoothQuantAlpha;
-  return smoothquant(id);
+  return decision.scale;
 }
 
 // The norm is stored in the model's dtype, so it cannot take 1/s exactly. What it took is what the weights
@@ -260,6 +286,14 @@ at::Tensor LayerSolver::smoothed_gram(const SmoothedLayer& smoothed, const Group
   return scale.defined() ? gram / (scale.unsqueeze(1) * scale) : gram;
 }
 
+DrawnTokens LayerSolver::smoothed_held_out(const SmoothedLayer& smoothed, const GroupId& id) const {
+  if (statistics_ == nullptr) return {};
+  DrawnTokens drawn = statistics_->of(id).draw(/*held_out=*/true);
+  if (const at::Tensor scale = smoothed.scale_of(id); scale.defined() && drawn.rows.defined())
+    drawn.rows = drawn.rows / scale;
+  return drawn;
+}
+
 SmoothedLayer LayerSolver::smooth(const Plan& plan) {
   SmoothedLayer smoothed;
   std::map<InputGroup, at::Tensor> norm_scales;  // a norm is folded into once, whoever reads it
@@ -329,9 +363,8 @@ std::map<std::pair<InputGroup, bool>, float> LayerSolver::largest_inputs(
 
 std::vector<SolvedLinear> pack_together(const Plan& plan, const Checkpoint& checkpoint,
                                         const std::vector<const Site*>& sites,
-                                        const std::vector<at::Tensor>& weights,
+                                        const std::vector<at::Tensor>& weights, const Scheme& scheme,
                                         std::optional<float> input_scale, const at::Tensor& gram) {
-  const Scheme& scheme = sites.front()->linear.scheme;
   // What a codec says of a weight, with the weight's name.
   const auto named = [&](size_t i, const auto& work) {
     try {
@@ -373,10 +406,31 @@ void LayerSolver::pack_group(const Plan& plan, const GroupId& id, const Smoothed
     if (sites.back() == nullptr) return;
     weights.push_back(smoothed_weight(smoothed, linear));
   }
-  const at::Tensor gram =
-      sites.front()->linear.scheme.packs_by_gram() ? smoothed_gram(smoothed, id) : at::Tensor();
-  std::ranges::move(pack_together(plan, model_.checkpoint(), sites, weights, input_scale, gram),
-                    std::back_inserter(solved.linears));
+  const Scheme& scheme = sites.front()->linear.scheme;
+  const at::Tensor gram = scheme.packs_by_gram() ? smoothed_gram(smoothed, id) : at::Tensor();
+  const auto pack_by = [&](const Scheme& solvers) {
+    return pack_together(plan, model_.checkpoint(), sites, weights, solvers, input_scale, gram);
+  };
+  std::vector<SolvedLinear> packed = pack_by(scheme);
+  if (const auto held_out = smoothed_held_out(smoothed, id);
+      scheme.is_searched() && held_out.rows.defined()) {
+    const at::Tensor inputs =
+        simulate_input(scheme.input, held_out.rows, packed.front().second.input_scale.value_or(1));
+    const auto error_of = [&](const std::vector<SolvedLinear>& linears) {
+      return relative_error(held_out, weights, inputs,
+                            [&](size_t i) { return dequantize(linears[i].second.weight); });
+    };
+    std::vector<SolvedLinear> plain = pack_by(scheme.unsearched());
+    const Trial trial{error_of(packed), error_of(plain)};
+    GroupReport& report = *std::ranges::find(solved.reports, id, &GroupReport::group);
+    if (!report.held_out_plain_error) report.held_out_plain_error = trial.plain_error;
+    report.held_out_error = std::min(trial.error, trial.plain_error);
+    if (!trial.is_better()) {
+      report.undone.push_back(scheme.searches());
+      packed = std::move(plain);
+    }
+  }
+  std::ranges::move(packed, std::back_inserter(solved.linears));
 }
 
 KvScales LayerSolver::solve_kv_cache(const KvFormat& format, const SmoothedLayer& smoothed) const {
@@ -394,6 +448,7 @@ KvScales LayerSolver::solve_kv_cache(const KvFormat& format, const SmoothedLayer
 SolvedLayer LayerSolver::solve(const Plan& plan) {
   SmoothedLayer smoothed = smooth(plan);
   SolvedLayer solved;
+  solved.reports = std::move(smoothed.reports);
   const auto inputs = largest_inputs(plan, smoothed);
   for (const GroupId& id : nn::groups(spec_, layer_)) {
     const auto largest = inputs.find({id.group, id.expert != nn::kNoExpert});
@@ -405,7 +460,6 @@ SolvedLayer LayerSolver::solve(const Plan& plan) {
   if (plan.kv_cache != KvCacheFormat::none)
     solved.kv_scales = solve_kv_cache(kv_format(plan.kv_cache), smoothed);
   solved.rewritten = std::move(smoothed.rewritten);
-  solved.reports = std::move(smoothed.reports);
   return solved;
 }
 

@@ -4,6 +4,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "visq/pipeline/calibrate.h"
@@ -18,9 +19,13 @@ struct GroupReport {
   nn::GroupId group;
   Solver solver = Solver::max;
   std::optional<double> alpha;  ///< smoothing strength, where there is smoothing
-  std::optional<double> loss,
-      plain_loss;    ///< AWQ: output error with and without smoothing, relative to the output
-  std::string note;  ///< why a group was not smoothed
+  /// Output error with and without smoothing, by what the smoothing was fitted to, relative to the output.
+  std::optional<double> loss, plain_loss;
+  /// The same on held-out tokens, as the linears are packed, and with magnitudes and rounding to nearest
+  /// alone.
+  std::optional<double> held_out_error, held_out_plain_error;
+  std::vector<std::string> undone;  ///< what did not lower the error on held-out tokens: "awq", "gptq"
+  std::string note;                 ///< why a group was not smoothed
   int64_t text_tokens = 0, image_tokens = 0;  ///< that reached these linears
 };
 
@@ -40,12 +45,13 @@ using SolvedLinear = std::pair<const Site*, PackedLinear>;
 
 /// Packs linears that read the same input: they share their scalar scales, because engines fuse them.
 /// @param weights      [out, in] of each, as it shall be quantized
+/// @param scheme       the sites' own, or the same with other solvers
 /// @param input_scale  of all of them; empty: the scheme has none
 /// @param gram         f32 [in, in] of their inputs; where the scheme packs by it
 /// @throws Error naming the tensor when a weight holds a NaN or an infinity
 std::vector<SolvedLinear> pack_together(const Plan& plan, const Checkpoint& checkpoint,
                                         const std::vector<const Site*>& sites,
-                                        const std::vector<at::Tensor>& weights,
+                                        const std::vector<at::Tensor>& weights, const Scheme& scheme,
                                         std::optional<float> input_scale = std::nullopt,
                                         const at::Tensor& gram = {});
 
@@ -58,7 +64,7 @@ struct SolvedLayer {
 };
 
 /// Solves one decoder layer for any number of plans. They share the layer's weights (fp32, on the model's
-/// device) and the AWQ decisions, which do not depend on layout or input format.
+/// device) and the smoothing decisions of schemes that are smoothed alike.
 class LayerSolver {
  public:
   /// @param statistics  null: no calibration (for schemes that need none; AWQ then rounds without smoothing)
@@ -71,13 +77,26 @@ class LayerSolver {
   SolvedLayer solve(const Plan& plan);
 
  private:
+  /// Output errors of a group on held-out tokens, relative to its output.
+  struct Trial {
+    double error = 0, plain_error = 0;
+    bool is_better() const { return error < plain_error; }
+  };
+  struct Smoothing {
+    SmoothingDecision decision;
+    std::optional<Trial> trial;  ///< empty: no token is held out
+  };
+
   at::Tensor stored_weight(const nn::LinearId& id) const;
   at::Tensor weight(const nn::LinearId& id) const;  // f32
   at::Tensor smoothed_gram(const SmoothedLayer& smoothed, const nn::GroupId& id) const;
+  DrawnTokens smoothed_held_out(const SmoothedLayer& smoothed, const nn::GroupId& id) const;
   bool reads_routed_norm(const nn::GroupId& id) const;
   at::Tensor smoothing_scale(const Plan& plan, const nn::GroupId& id, GroupReport& report);
-  const AwqDecision& awq(const Scheme& scheme, const nn::GroupId& id);
-  at::Tensor smoothquant(const nn::GroupId& id) const;
+  const Smoothing& smoothing(const Scheme& scheme, const nn::GroupId& id);
+  Smoothing solve_smoothing(const Scheme& scheme, const nn::GroupId& id) const;
+  at::Tensor round_inputs(const Scheme& scheme, const nn::GroupId& id, const at::Tensor& rows,
+                          const at::Tensor& scale) const;
   at::Tensor fold_into_norm(nn::InputGroup group, const at::Tensor& scale, SmoothedLayer& smoothed) const;
   void fold_into_router(const at::Tensor& scale, SmoothedLayer& smoothed) const;
   void fold_into_adapters(const nn::LinearId& id, SmoothedLayer& smoothed) const;
@@ -98,9 +117,8 @@ class LayerSolver {
   int64_t layer_;
   const LayerStatistics* statistics_;
   SharedHeads heads_;
-  mutable std::map<nn::LinearId, at::Tensor> weights_;  // of all but routed experts, f32
-  std::map<std::tuple<Codec, int64_t, float, nn::GroupId>, AwqDecision>
-      awq_;  // by what smoothed_like() compares
+  mutable std::map<nn::LinearId, at::Tensor> weights_;                  // of all but routed experts, f32
+  std::vector<std::tuple<Scheme, nn::GroupId, Smoothing>> smoothings_;  // by Scheme::smoothing()
 };
 
 }  // namespace visq

@@ -17,7 +17,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kManifest = "statistics.json";
-constexpr int64_t kVersion = 1;  // of the files; another one when they change
+constexpr int64_t kVersion = 2;  // of the files; another one when they change
 constexpr size_t kMaxLayers = 10'000;
 
 std::string layer_file(size_t layer) { return visq::format("layer-{:05}.safetensors", layer); }
@@ -162,7 +162,7 @@ StatisticsDirectory::StatisticsDirectory(fs::path directory)
     : directory_(std::move(directory)), manifest_(read_manifest(directory_)) {
   for (size_t layer = 0; layer < manifest_.layers.size(); ++layer)
     read_layer_statistics(directory_ / layer_file(layer), manifest_.layers[layer],
-                          {.has_gram = manifest_.gram, .with_gram = false, .device = std::nullopt});
+                          {.has_gram = manifest_.gram, .detail = Detail::rows, .device = std::nullopt});
 }
 
 void StatisticsDirectory::check_model(const Model& model) const {
@@ -179,10 +179,10 @@ void StatisticsDirectory::check_model(const Model& model) const {
          manifest_.layers.size(), shapes.size());
 }
 
-LayerStatistics StatisticsDirectory::read_layer(int64_t layer, at::Device device, bool with_gram) const {
+LayerStatistics StatisticsDirectory::read_layer(int64_t layer, at::Device device, Detail detail) const {
   const auto index = static_cast<size_t>(layer);
   return read_layer_statistics(directory_ / layer_file(index), manifest_.layers.at(index),
-                               {.has_gram = manifest_.gram, .with_gram = with_gram, .device = device});
+                               {.has_gram = manifest_.gram, .detail = detail, .device = device});
 }
 
 StatisticsWriter::StatisticsWriter(const fs::path& directory, bool replace_existing)
@@ -232,8 +232,10 @@ StatisticsResult calibrate(const Model& model, const CalibrateOptions& options) 
   Progress progress("calibrating", layers);
   for (int64_t layer = 0; layer < layers; ++layer) {
     check_interrupt();
-    writer.write_layer(layer, calibration.run_layer(model.load_layer(layer), options.with_gram),
-                       manifest.layers[static_cast<size_t>(layer)]);
+    writer.write_layer(
+        layer,
+        calibration.run_layer(model.load_layer(layer), options.with_gram ? Detail::gram : Detail::rows),
+        manifest.layers[static_cast<size_t>(layer)]);
     progress.advance(layer + 1);
   }
   return finish(writer, std::move(manifest), start);

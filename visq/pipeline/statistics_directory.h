@@ -32,9 +32,9 @@ class StatisticsDirectory {
   const StatisticsManifest& manifest() const { return manifest_; }
   /// @throws Error when the statistics are another model's, or of one with another adapter in its weights
   void check_model(const Model& model) const;
-  /// @param with_gram  whether its Gram matrices, if there are any, are wanted too
+  /// @param detail  what is wanted of it; Gram matrices where there are any
   /// @throws Error naming file and tensor
-  LayerStatistics read_layer(int64_t layer, at::Device device, bool with_gram = true) const;
+  LayerStatistics read_layer(int64_t layer, at::Device device, Detail detail = Detail::gram) const;
 
  private:
   std::filesystem::path directory_;

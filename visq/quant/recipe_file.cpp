@@ -28,6 +28,7 @@ const Names<InputFormat> kInputs = {
 const Names<bool> kSecondStages = {{"none", false}, {"fp8", true}};
 const Names<Solver> kSmoothings = {
     {"none", Solver::max}, {"smoothquant", Solver::smoothquant}, {"awq", Solver::awq}};
+const Names<bool> kSmoothingInputs = {{"exact", false}, {"rounded", true}};
 const Names<ScaleSearch> kScales = {{"max", ScaleSearch::max},
                                     {"mse", ScaleSearch::mse},
                                     {"output_error", ScaleSearch::output_error},
@@ -87,6 +88,12 @@ std::string contradiction(const Scheme& scheme) {
   if (scheme.rounding == Rounding::gptq && codec != Codec::int4 && codec != Codec::nvfp4 &&
       codec != Codec::int8 && codec != Codec::fp8_e4m3)
     return visq::format("rounding: gptq does not know {}", name);
+  if (scheme.solver == Solver::smoothquant && scheme.input == InputFormat::none)
+    return "smoothing: smoothquant moves what is difficult from inputs to weights, and these inputs stay as "
+           "they are";
+  if (scheme.alpha && scheme.solver == Solver::max) return "alpha: there is no smoothing that it could be of";
+  if (scheme.rounded_inputs && (scheme.solver != Solver::awq || scheme.input == InputFormat::none))
+    return "smoothing_inputs: rounded needs smoothing: awq and an input format";
   if (scheme.solver == Solver::awq && is_mx(codec))
     return "smoothing: awq gains nothing where scales are powers of two";
   return "";
@@ -181,8 +188,9 @@ class Reader {
 
   Rule rule(const YAML::Node& node) const {
     if (!node.IsMap()) refuse(node, "a rule is a mapping such as {sites: \"*\", weight: int4}");
-    const std::vector<std::string> of_schemes = {"weight",    "block",  "second_stage", "input",
-                                                 "smoothing", "scales", "rounding"};
+    const std::vector<std::string> of_schemes = {"weight",    "block", "second_stage",     "input",
+                                                 "smoothing", "alpha", "smoothing_inputs", "scales",
+                                                 "rounding"};
     std::vector<std::string> known = {"sites", "scheme"};
     known.insert(known.end(), of_schemes.begin(), of_schemes.end());
     check_keys(node, known);
@@ -205,6 +213,10 @@ class Reader {
     choose(node, "second_stage", kSecondStages, scheme.fp8_second_stage);
     choose(node, "input", kInputs, scheme.input);
     choose(node, "smoothing", kSmoothings, scheme.solver);
+    if (node["smoothing"]) scheme.alpha.reset();
+    if (node["alpha"]) scheme.alpha = strength(node["alpha"]);
+    if (scheme.solver != Solver::awq || scheme.input == InputFormat::none) scheme.rounded_inputs = false;
+    choose(node, "smoothing_inputs", kSmoothingInputs, scheme.rounded_inputs);
     choose(node, "scales", kScales, scheme.scales);
     choose(node, "rounding", kRoundings, scheme.rounding);
     if (const std::string wrong = contradiction(scheme); !wrong.empty()) refuse(node, wrong);
@@ -216,6 +228,13 @@ class Reader {
     int64_t value = 0;
     if (!node.IsScalar() || !YAML::convert<int64_t>::decode(node, value) || value <= 0 || value > 65536)
       refuse(node, "block: expected a number of columns");
+    return value;
+  }
+
+  double strength(const YAML::Node& node) const {
+    double value = 0;
+    if (!node.IsScalar() || !YAML::convert<double>::decode(node, value) || !(value >= 0 && value <= 1))
+      refuse(node, "alpha: expected a number from 0 to 1");
     return value;
   }
 
@@ -262,9 +281,12 @@ std::string recipe_text(const Recipe& recipe) {
     text += visq::format(", weight: {}", name_of(kWeights, scheme.weight));
     if (scheme.block > 0) text += visq::format(", block: {}", scheme.block);
     if (scheme.fp8_second_stage) text += ", second_stage: fp8";
-    text += visq::format(", input: {}, smoothing: {}, scales: {}, rounding: {}}}\n",
-                         name_of(kInputs, scheme.input), name_of(kSmoothings, scheme.solver),
-                         name_of(kScales, scheme.scales), name_of(kRoundings, scheme.rounding));
+    text += visq::format(", input: {}, smoothing: {}", name_of(kInputs, scheme.input),
+                         name_of(kSmoothings, scheme.solver));
+    if (scheme.alpha) text += visq::format(", alpha: {}", *scheme.alpha);
+    if (scheme.rounded_inputs) text += ", smoothing_inputs: rounded";
+    text += visq::format(", scales: {}, rounding: {}}}\n", name_of(kScales, scheme.scales),
+                         name_of(kRoundings, scheme.rounding));
   }
   return text;
 }

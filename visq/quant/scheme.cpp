@@ -61,20 +61,39 @@ bool Scheme::stored_like(const Scheme& other) const {
          input == other.input;
 }
 
-bool Scheme::smoothed_like(const Scheme& other) const {
-  return solver == other.solver &&
-         (solver != Solver::awq ||
-          (weight == other.weight && block == other.block && nvfp4_range() == other.nvfp4_range()));
+Scheme Scheme::smoothing() const {
+  Scheme reduced;
+  reduced.solver = solver;
+  if (solver == Solver::max) return reduced;
+  reduced.alpha = alpha;
+  reduced.weight = weight;
+  reduced.block = block;
+  reduced.rounded_inputs = rounded_inputs;
+  // The range of nvfp4's scales depends on it too.
+  if (solver == Solver::smoothquant || rounded_inputs || weight == Codec::nvfp4) reduced.input = input;
+  return reduced;
+}
+
+Scheme Scheme::unsearched() const {
+  Scheme plain = *this;
+  plain.scales = ScaleSearch::max;
+  plain.rounding = Rounding::nearest;
+  return plain;
 }
 
 std::string Scheme::solvers() const {
-  std::string text = solver == Solver::max ? "" : solver_name(solver);
-  const auto append = [&](const char* name) { text += (text.empty() ? "" : " + ") + std::string(name); };
-  if (scales == ScaleSearch::mse) append("mse");
-  if (scales == ScaleSearch::output_error) append(weight == Codec::nvfp4 ? "local Hessian" : "clip");
-  if (scales == ScaleSearch::four_over_six) append("four over six");
-  if (rounding == Rounding::gptq) append("gptq");
-  return text.empty() ? "max" : text;
+  const std::string searched = searches();
+  if (solver == Solver::max) return searched.empty() ? "max" : searched;
+  return searched.empty() ? solver_name(solver) : visq::format("{} + {}", solver_name(solver), searched);
+}
+
+std::string Scheme::searches() const {
+  std::string text;
+  if (scales == ScaleSearch::mse) text = "mse";
+  if (scales == ScaleSearch::output_error) text = weight == Codec::nvfp4 ? "local Hessian" : "clip";
+  if (scales == ScaleSearch::four_over_six) text = "four over six";
+  if (rounding == Rounding::gptq) text += text.empty() ? "gptq" : " + gptq";
+  return text;
 }
 
 double Scheme::bits_per_weight() const {

@@ -6,6 +6,7 @@
 
 #include "visq/quant/codec.h"
 #include "visq/quant/kv_format.h"
+#include "visq/quant/statistics.h"
 
 namespace visq {
 
@@ -30,6 +31,9 @@ struct Scheme {
   bool fp8_second_stage = false;  ///< W4A8: the int4 values are rounded to E4M3 again before the product
   InputFormat input = InputFormat::none;
   Solver solver = Solver::max;
+  std::optional<double> alpha = {};  ///< strength of the smoothing; empty: the best for each group
+  /// awq: whether its search counts the error of rounded inputs too. smoothquant always does.
+  bool rounded_inputs = false;
   ScaleSearch scales = ScaleSearch::max;
   Rounding rounding = Rounding::nearest;
   bool operator==(const Scheme&) const = default;
@@ -37,6 +41,13 @@ struct Scheme {
   /// Whether scales or codes depend on the Gram matrix of the (smoothed) inputs.
   bool packs_by_gram() const { return scales == ScaleSearch::output_error || rounding == Rounding::gptq; }
   bool needs_gram() const { return solver == Solver::awq || packs_by_gram(); }
+  /// Whether scales or codes are other than those of the largest magnitudes and of rounding to nearest.
+  bool is_searched() const { return scales != ScaleSearch::max || rounding != Rounding::nearest; }
+  /// What calibration has to keep for the solvers, and for trying what they found.
+  Detail detail() const {
+    if (needs_gram()) return Detail::gram;
+    return solver != Solver::max || is_searched() ? Detail::rows : Detail::magnitudes;
+  }
   /// Whether there is an input scale to be found and stored.
   bool has_input_scale() const {
     return input == InputFormat::fp8 || input == InputFormat::int8 || input == InputFormat::nvfp4;
@@ -47,10 +58,13 @@ struct Scheme {
   bool needs_calibration() const { return has_input_scale() || solver != Solver::max || packs_by_gram(); }
   /// Whether numbers of both schemes are stored alike, whatever found them.
   bool stored_like(const Scheme& other) const;
-  /// Whether both get the same smoothing scales for the same inputs.
-  bool smoothed_like(const Scheme& other) const;
+  /// The scheme reduced to what its smoothing scales depend on.
+  Scheme smoothing() const;
+  /// The scheme with the largest magnitudes for scales and codes rounded to nearest.
+  Scheme unsearched() const;
   /// What finds scales and codes, in order: "max", "awq + clip", "mse + gptq".
   std::string solvers() const;
+  std::string searches() const;  ///< those of scales and codes alone; "": none
   /// Bits a weight takes on disk, scales included.
   double bits_per_weight() const;
 };

@@ -10,6 +10,12 @@ namespace {
 
 using nn::InputGroup;
 
+// The first twenty are text.
+TokenRows rows(int64_t count) {
+  const at::Tensor number = at::arange(count);
+  return {number >= 20, at::zeros({count}, at::kBool), number};
+}
+
 // Hidden states with outlier channels, and what a layer makes of them.
 struct LayerRun {
   LayerRun(const Model& model, const nn::DecoderLayer& layer, LayerStatistics* statistics) {
@@ -23,18 +29,18 @@ struct LayerRun {
     const nn::RopeTable rope = nn::rope_table(spec, at::arange(40).unsqueeze(0), at::kFloat);
     nn::LayerObserver observer;
     observer.input = [&](InputGroup group, const at::Tensor& x) {
-      if (statistics != nullptr)
-        statistics->inputs[static_cast<size_t>(group)].add(x, at::arange(20), at::arange(20, x.size(0)));
+      if (statistics != nullptr) statistics->inputs[static_cast<size_t>(group)].add(x, rows(x.size(0)));
     };
     observer.kv = [&](const at::Tensor& keys, const at::Tensor& values) {
       if (statistics == nullptr) return;
       statistics->kv_cache.add(keys, values);
     };
     if (statistics != nullptr && spec.is_sparse(layer.index))
-      statistics->experts.resize(static_cast<size_t>(spec.experts.count), ExpertStatistics(true));
+      statistics->experts.resize(static_cast<size_t>(spec.experts.count), ExpertStatistics(Detail::gram));
     observer.expert = [&](int64_t expert, const at::Tensor& rows, const at::Tensor&, const at::Tensor& h) {
       if (statistics != nullptr)
-        statistics->experts[static_cast<size_t>(expert)].down.add(h, at::arange(rows.size(0)), at::arange(0));
+        statistics->experts[static_cast<size_t>(expert)].down.add(
+            h, TokenRows::alike(rows.size(0), /*image=*/false, at::kCPU));
     };
     const int64_t offsets[] = {0, 25, 40};
     output = nn::decoder_layer(spec, layer, hidden, rope, offsets, &observer, nullptr, {}, &vision);
@@ -68,7 +74,7 @@ TEST_P(Smoothing, FoldingLeavesTheFunctionOfTheLayerAsItWas) {
   const Model model(checkpoint, at::kCPU, at::kFloat);
   const Plan plan = plan_for(model, preset);
   for (const int64_t index : {0, 1}) {
-    LayerStatistics statistics(/*with_gram=*/true);
+    LayerStatistics statistics(Detail::gram);
     nn::DecoderLayer layer = model.load_layer(index);
     const at::Tensor before = LayerRun(model, layer, &statistics).output;
     LayerSolver solver(model, index, &statistics);
@@ -90,7 +96,7 @@ TEST(LayerSolver, ARouterIsScaledExactly) {
   const TinyCheckpoint files(at::kBFloat16, "qwen3_moe");
   const Checkpoint checkpoint(files.directory());
   const Model model(checkpoint, at::kCPU, at::kFloat);
-  LayerStatistics statistics(/*with_gram=*/true);
+  LayerStatistics statistics(Detail::gram);
   LayerRun(model, model.load_layer(1), &statistics);
   for (const char* preset : {"int8_sq", "int4_awq"}) {
     LayerSolver solver(model, 1, &statistics);
@@ -119,7 +125,7 @@ TEST(LayerSolver, SaysWhyTheReadersOfImagesAreNotSmoothed) {
   const TinyCheckpoint files(at::kFloat, "mllama");
   const Checkpoint checkpoint(files.directory());
   const Model model(checkpoint, at::kCPU, at::kFloat);
-  LayerStatistics statistics(true);
+  LayerStatistics statistics(Detail::gram);
   LayerRun(model, model.load_layer(0), &statistics);
   const auto reports = LayerSolver(model, 0, &statistics).smooth(plan_for(model, "int4_awq")).reports;
   ASSERT_EQ(reports.size(), 5u);
@@ -132,7 +138,7 @@ TEST(LayerSolver, FusedLinearsShareTheirScalarScales) {
   const TinyCheckpoint files(at::kBFloat16);
   const Checkpoint checkpoint(files.directory());
   const Model model(checkpoint, at::kCPU, at::kFloat);
-  LayerStatistics statistics(true);
+  LayerStatistics statistics(Detail::gram);
   LayerRun(model, model.load_layer(1), &statistics);
   for (const char* preset : {"fp8", "nvfp4", "w4a8_awq"}) {
     const Plan plan = plan_for(model, preset);
@@ -158,14 +164,14 @@ TEST(LayerSolver, ValueCacheScaleIsThatOfTheFoldedValues) {
   const TinyCheckpoint files(at::kFloat);
   const Checkpoint checkpoint(files.directory());
   const Model model(checkpoint, at::kCPU, at::kFloat);
-  LayerStatistics statistics(true);
+  LayerStatistics statistics(Detail::gram);
   nn::DecoderLayer layer = model.load_layer(0);
   LayerRun(model, layer, &statistics);
   const Plan plan = plan_for(model, "int4_awq");
   LayerSolver solver(model, 0, &statistics);
   const SmoothedLayer smoothed = solver.smooth(plan);
   smooth(layer, model, solver, smoothed);
-  LayerStatistics folded(false);
+  LayerStatistics folded(Detail::rows);
   LayerRun(model, layer, &folded);
   const KvStatistics& values = folded.kv_cache.values;
   const float expected = at::maximum(-values.min, values.max).max().item<float>() / 448;
@@ -187,7 +193,7 @@ TEST(LayerSolver, MeansOfFoldedValuesAreThoseOfTheCache) {
   const TinyCheckpoint files(at::kFloat);
   const Checkpoint checkpoint(files.directory());
   const Model model(checkpoint, at::kCPU, at::kFloat);
-  LayerStatistics statistics(true);
+  LayerStatistics statistics(Detail::gram);
   nn::DecoderLayer layer = model.load_layer(0);
   LayerRun(model, layer, &statistics);
   const Preset& preset = find_preset("int4_awq");
@@ -196,7 +202,7 @@ TEST(LayerSolver, MeansOfFoldedValuesAreThoseOfTheCache) {
   LayerSolver solver(model, 0, &statistics);
   const SmoothedLayer smoothed = solver.smooth(plan);
   smooth(layer, model, solver, smoothed);
-  LayerStatistics folded(false);
+  LayerStatistics folded(Detail::rows);
   LayerRun(model, layer, &folded);
   const KvStatistics& values = folded.kv_cache.values;
   const at::Tensor means = (values.sum / values.tokens).to(at::kFloat);

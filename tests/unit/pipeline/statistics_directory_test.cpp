@@ -23,16 +23,16 @@ std::vector<LayerShape> shapes_of(const nn::DecoderSpec& spec) {
   return shapes;
 }
 
-// Rows of which every third is an image token.
+// Rows of which every third is an image token and every fourth is held out.
 void add_rows(Statistics& statistics, const at::Tensor& x) {
   const at::Tensor image = at::arange(x.size(0)) % 3 == 0;
-  statistics.add(x, at::nonzero(image.logical_not()).squeeze(1), at::nonzero(image).squeeze(1));
+  statistics.add(x, {image, at::arange(x.size(0)) % 4 == 0, at::randint(1000, {x.size(0)}, at::kLong)});
 }
 
 /// Of tokens that nobody computed; expert i is sent `sent[i]` of them.
-LayerStatistics random_statistics(const LayerShape& shape, bool with_gram, const std::vector<int64_t>& sent) {
+LayerStatistics random_statistics(const LayerShape& shape, Detail detail, const std::vector<int64_t>& sent) {
   constexpr int64_t kTokens = 50;
-  LayerStatistics statistics(with_gram);
+  LayerStatistics statistics(detail);
   for (size_t group = 0; group < shape.inputs.size(); ++group)
     if (shape.inputs[group] > 0)
       add_rows(statistics.inputs[group], at::randn({kTokens, shape.inputs[group]}));
@@ -40,13 +40,13 @@ LayerStatistics random_statistics(const LayerShape& shape, bool with_gram, const
     add_rows(statistics.experts_in,
              at::randn({kTokens, shape.inputs[static_cast<size_t>(nn::InputGroup::mlp_in)]}));
   for (size_t i = 0; i < static_cast<size_t>(shape.experts); ++i) {
-    ExpertStatistics& expert = statistics.experts.emplace_back(with_gram);
+    ExpertStatistics& expert = statistics.experts.emplace_back(detail);
     add_rows(expert.down, at::randn({sent.at(i), shape.expert_width}));
     expert.text_tokens = expert.down.text().tokens;
     expert.image_tokens = expert.down.image().tokens;
     if (sent.at(i) >= kMinExpertTokens) continue;
     expert.borrowed = true;
-    expert.few = std::exchange(expert.down, Statistics(with_gram));
+    expert.few = std::exchange(expert.down, Statistics(detail));
     add_rows(expert.down, at::randn({kTokens, shape.expert_width}));
   }
   statistics.kv_cache.add(at::randn({kTokens, shape.kv_heads, shape.head_dim}),
@@ -65,6 +65,10 @@ void expect_equal(const TokenStatistics& a, const TokenStatistics& b) {
   expect_equal(a.abs_max, b.abs_max);
   expect_equal(a.abs_sum, b.abs_sum);
   expect_equal(a.gram, b.gram);
+  EXPECT_EQ(a.held_out_tokens, b.held_out_tokens);
+  expect_equal(a.sample.rows, b.sample.rows);
+  expect_equal(a.sample.tickets, b.sample.tickets);
+  expect_equal(a.held_out.rows, b.held_out.rows);
 }
 void expect_equal(const Statistics& a, const Statistics& b) {
   expect_equal(a.text(), b.text());
@@ -117,7 +121,8 @@ class OnDisk {
     std::vector<LayerStatistics> layers;
     manifest_.gram = with_gram;
     for (size_t layer = 0; layer < manifest_.layers.size(); ++layer) {
-      layers.push_back(random_statistics(manifest_.layers[layer], with_gram, sent));
+      layers.push_back(
+          random_statistics(manifest_.layers[layer], with_gram ? Detail::gram : Detail::rows, sent));
       writer.write_layer(static_cast<int64_t>(layer), layers.back(), manifest_.layers[layer]);
     }
     writer.finish(manifest_);
@@ -158,7 +163,7 @@ TEST_P(EveryKind, SolvesToTheSameBytes) {
     const Plan plan = make_plan(model_, recipe_of(find_preset(preset), KvCacheFormat::fp8), "auto", "out");
     for (size_t layer = 0; layer < written.size(); ++layer) {
       const auto index = static_cast<int64_t>(layer);
-      const LayerStatistics read = directory.read_layer(index, at::kCPU, plan.needs_gram());
+      const LayerStatistics read = directory.read_layer(index, at::kCPU, plan.detail());
       const SolvedLayer a = LayerSolver(model_, index, &written[layer]).solve(plan);
       const SolvedLayer b = LayerSolver(model_, index, &read).solve(plan);
       ASSERT_EQ(a.linears.size(), b.linears.size());
@@ -216,12 +221,12 @@ TEST_P(EveryKind, WithoutGramMatricesServesWhatNeedsNone) {
 TEST(ExpertStatistics, IsWhatBothTogetherWouldHaveSeen) {
   const at::Tensor first = at::randn({40, 8}), second = at::randn({24, 8});
   const auto few = [](const at::Tensor& rows) {
-    ExpertStatistics expert(true);
+    ExpertStatistics expert(Detail::gram);
     expert.borrowed = true;
     expert.text_tokens = rows.size(0);
-    expert.few = Statistics(true);
-    expert.few.add(rows, at::arange(rows.size(0)), at::arange(0));
-    expert.down.add(at::ones({100, 8}), at::arange(100), at::arange(0));
+    expert.few = Statistics(Detail::gram);
+    expert.few.add(rows, TokenRows::alike(rows.size(0), /*image=*/false, at::kCPU));
+    expert.down.add(at::ones({100, 8}), TokenRows::alike(100, /*image=*/false, at::kCPU));
     return expert;
   };
   ExpertStatistics enough = few(first);

@@ -43,12 +43,13 @@ TEST(GramLoss, EqualsTheLossComputedFromOutputs) {
 TEST(Awq, ReportsTheLossOfItsChoiceAndItIsTheSmallest) {
   at::manual_seed(3);
   const at::Tensor x = outlier_inputs(512, 256), weight = at::randn({384, 256}) * 0.05;
-  const AwqDecision decision = solve_awq({weight}, x.abs().mean(0), at::mm(x.t(), x), 128, quantize_int4);
+  const SmoothingDecision decision =
+      solve_awq({weight}, x.abs().mean(0), at::mm(x.t(), x), 128, quantize_int4);
   ASSERT_EQ(decision.losses.size(), 11u);
   size_t best = 0;
   for (size_t i = 1; i < decision.losses.size(); ++i)
     if (decision.losses[i] < decision.losses[best]) best = i;
-  EXPECT_EQ(decision.alpha, awq_alphas()[best]);
+  EXPECT_EQ(decision.alpha, smoothing_alphas()[best]);
   const at::Tensor difference = quantize_int4(weight * decision.scale) / decision.scale - weight;
   const double from_outputs = at::mm(x, difference.t()).square().sum(at::kDouble).item<double>();
   EXPECT_NEAR(decision.losses[best] / from_outputs, 1.0, 1e-4);
@@ -58,7 +59,7 @@ TEST(Awq, ReportsTheLossOfItsChoiceAndItIsTheSmallest) {
 TEST(Awq, JointLossOfAGroupIsTheSumOverItsLinears) {
   at::manual_seed(4);
   const at::Tensor x = outlier_inputs(256, 128), a = at::randn({64, 128}), b = at::randn({32, 128});
-  const AwqDecision joint = solve_awq({a, b}, x.abs().mean(0), at::mm(x.t(), x), 128, quantize_int4);
+  const SmoothingDecision joint = solve_awq({a, b}, x.abs().mean(0), at::mm(x.t(), x), 128, quantize_int4);
   double sum = 0;
   for (const at::Tensor& weight : {a, b}) {
     const at::Tensor difference = quantize_int4(weight * joint.scale) / joint.scale - weight;
@@ -72,7 +73,7 @@ TEST(Awq, SharedHeadsGetOneScale) {
   at::manual_seed(5);
   const SharedHeads heads{2, 2, 64};
   const at::Tensor x = outlier_inputs(256, 256), weight = at::randn({64, 256});
-  const AwqDecision decision =
+  const SmoothingDecision decision =
       solve_awq({weight}, x.abs().mean(0), at::mm(x.t(), x), 128, quantize_int4, {.shared = heads});
   const at::Tensor by_head = decision.scale.view({2, 2, 64});
   EXPECT_TRUE(at::equal(by_head.select(1, 0), by_head.select(1, 1)));
