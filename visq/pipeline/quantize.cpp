@@ -329,7 +329,7 @@ std::vector<Plan> plans_of(const QuantizeOptions& options, const PlanOf& plan_of
     if (!seen.insert(recipe.name).second) fail("--format names {} twice", recipe.name);
     plans.push_back(plan_of(chosen(recipe, options),
                             options.recipes.size() == 1 ? options.out : options.out / recipe.name, kv_cache));
-    if (!options.has_data()) check_without_data(plans.back());
+    if (!options.has_data() && !options.dry_run) check_without_data(plans.back());
   }
   return plans;
 }
@@ -381,6 +381,7 @@ std::vector<Plan> make_plans(const Checkpoint& checkpoint, const QuantizeOptions
 QuantizeResult quantize(const Model& model, const std::vector<Plan>& plans, const QuantizeOptions& options) {
   const auto start = Clock::now();
   QuantizeResult result;
+  result.mix = options.mix;
   const ParentFolder parent(options.out);
   std::vector<Output> outputs = open_outputs(model.checkpoint(), plans, options);
   for (Output& output : outputs) output.rewritten = merged_tensors(output.plan, model);

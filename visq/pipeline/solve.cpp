@@ -406,6 +406,8 @@ SolvedLayer LayerSolver::solve(const Plan& plan) {
     solved.kv_scales = solve_kv_cache(kv_format(plan.kv_cache), smoothed);
   solved.rewritten = std::move(smoothed.rewritten);
   solved.reports = std::move(smoothed.reports);
+  solved.scales = std::move(smoothed.scales);
+  solved.divisors = std::move(smoothed.divisors);
   return solved;
 }
 
