@@ -3,6 +3,7 @@
 #include <fstream>
 
 #include "visq/cli/commands.h"
+#include "visq/cli/mix_options.h"
 #include "visq/cli/options.h"
 #include "visq/core/error.h"
 #include "visq/core/format.h"
@@ -20,6 +21,7 @@ struct Arguments {
   uint64_t max_shard_bytes = 5'000'000'000;
   bool merge_vision_adapter = false, force = false, dry_run = false, json = false;
   CalibrationArguments calibration;
+  MixArguments mix;
   ComputeOptions compute;
 };
 
@@ -37,6 +39,7 @@ void print_json(const QuantizeResult& result) {
                          {"image_tokens", result.image_tokens},
                          {"seconds", result.calibration_seconds}};
   if (!result.statistics.empty()) json["calibration"]["statistics"] = result.statistics;
+  if (!result.mix.is_null()) json["mixed_precision"] = result.mix;
   json["seconds"] = result.total_seconds;
   json["peak_resident_bytes"] = result.peak_resident;
   json["peak_anonymous_bytes"] = result.peak_anonymous;
@@ -115,6 +118,11 @@ void run(const Arguments& arguments) {
                   compute_dtype(arguments.compute.resolve_dtype(), options.device, checkpoint),
                   Model::LinearLoader(), arguments.compute.resolve_image_profile());
   if (arguments.merge_vision_adapter) model->merge_image_adapter();
+  if (arguments.mix.given()) {
+    if (!known)
+      fail("{}: visq does not know this architecture, and scores come from running it", arguments.mix.name());
+    options = arguments.mix.search(*model, options, /*print=*/!arguments.json);
+  }
   const std::vector<Plan> plans = known ? make_plans(*model, options) : make_plans(checkpoint, options);
   if (!arguments.save_recipe.empty()) save_recipe(arguments.save_recipe, plans);
   if (arguments.dry_run) {
@@ -140,8 +148,10 @@ void add_quantize_command(Command& program) {
           "-f,--format", arguments->formats,
           "formats (visq formats lists them) or recipes (files that end in .yaml), separated by commas")
       .required();
-  command.add_option("-o,--out", arguments->out,
-                     "directory to write; with several formats, DIR/FORMAT for each");
+  command.add_option(
+      "-o,--out", arguments->out,
+      "directory to write; with several formats, DIR/FORMAT for each, unless a budget mixes them");
+  arguments->mix.add_to(command);
   const auto calibration = arguments->calibration.add_to(command, "; 'none' for weight-only rounding");
   CommandOption statistics = command.add_option(
       "--stats", arguments->statistics,
@@ -174,8 +184,9 @@ void add_quantize_command(Command& program) {
   command.add_flag("--json", arguments->json, "the summary as JSON");
   arguments->compute.add_to(command);
   command.set_footer(
-      "Example:\n  visq quantize Qwen2.5-VL-7B-Instruct --format nvfp4,int4_awq --calib samples.jsonl --out "
-      "quantized");
+      "Examples:\n  visq quantize Qwen2.5-VL-7B-Instruct --format nvfp4,int4_awq --calib samples.jsonl --out "
+      "quantized\n  visq quantize Qwen2.5-VL-7B-Instruct --format nvfp4,fp8 --bits 5.2 --calib samples.jsonl "
+      "--out mixed");
   command.on_run([arguments] { run(*arguments); });
 }
 

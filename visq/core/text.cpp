@@ -1,8 +1,11 @@
 #include "visq/core/text.h"
 
 #include <algorithm>
+#include <cctype>
+#include <charconv>
+#include <utility>
 
-#include "visq/core/format.h"
+#include "visq/core/error.h"
 
 namespace visq {
 
@@ -16,6 +19,27 @@ std::string human_bytes(uint64_t bytes) {
   }
   return unit == 0 ? visq::format("{} B", bytes)
                    : visq::format("{:.{}f} {}", value, value < 100 ? 1 : 0, kUnits[unit]);
+}
+
+uint64_t parse_bytes(const std::string& text, const std::string& option) {
+  static const std::vector<std::pair<std::string, double>> kUnits = {{"", 1},
+                                                                     {"b", 1},
+                                                                     {"kb", 1e3},
+                                                                     {"mb", 1e6},
+                                                                     {"gb", 1e9},
+                                                                     {"tb", 1e12},
+                                                                     {"kib", 1024},
+                                                                     {"mib", 1024 * 1024},
+                                                                     {"gib", 1024.0 * 1024 * 1024}};
+  double number = 0;
+  const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), number);
+  std::string unit(end, text.data() + text.size());
+  std::erase(unit, ' ');
+  std::ranges::transform(unit, unit.begin(), [](unsigned char c) { return std::tolower(c); });
+  const auto known = std::ranges::find(kUnits, unit, &std::pair<std::string, double>::first);
+  if (code != std::errc() || known == kUnits.end() || !(number >= 0 && number * known->second < 1e18))
+    fail("{} '{}': expected bytes, such as 4.5GB, 800MiB or 1000000", option, text);
+  return static_cast<uint64_t>(number * known->second);
 }
 
 size_t display_width(const std::string& text) {

@@ -53,23 +53,28 @@ Runner::Runner(const std::filesystem::path& directory, at::Device device, std::o
   }
 }
 
-nn::Linear Runner::load_linear(const std::string& module) const {
-  if (!quantized_->is_quantized(module)) return model_->load_linear(module);
-  const PackedLinear packed = quantized_->read(module);
+nn::Linear simulated_linear(const PackedLinear& packed, InputFormat input, at::Device device,
+                            at::ScalarType dtype) {
   nn::Linear linear;
-  linear.weight = QuantizedCheckpoint::effective_weight(packed).to(model_->device(), model_->dtype());
-  if (checkpoint_->contains(module + ".bias"))
-    linear.bias = checkpoint_->tensor(module + ".bias").to(model_->device(), model_->dtype());
+  linear.weight = QuantizedCheckpoint::effective_weight(packed).to(device, dtype);
   at::Tensor factors;
   if (packed.pre_quant_scale.defined()) {
     const at::Tensor stored = packed.pre_quant_scale.to(at::kFloat);
-    if (!stored.eq(1).all().item<bool>()) factors = stored.to(model_->device(), model_->dtype());
+    if (!stored.eq(1).all().item<bool>()) factors = stored.to(device, dtype);
   }
-  const InputFormat format = quantized_->scheme(module).input;
-  if (format != InputFormat::none || factors.defined())
-    linear.input = [factors, format, scale = packed.input_scale.value_or(1.0f)](const at::Tensor& x) {
-      return simulate_input(format, factors.defined() ? x * factors : x, scale);
+  if (input != InputFormat::none || factors.defined())
+    linear.input = [factors, input, scale = packed.input_scale.value_or(1.0f)](const at::Tensor& x) {
+      return simulate_input(input, factors.defined() ? x * factors : x, scale);
     };
+  return linear;
+}
+
+nn::Linear Runner::load_linear(const std::string& module) const {
+  if (!quantized_->is_quantized(module)) return model_->load_linear(module);
+  nn::Linear linear = simulated_linear(quantized_->read(module), quantized_->scheme(module).input,
+                                       model_->device(), model_->dtype());
+  if (checkpoint_->contains(module + ".bias"))
+    linear.bias = checkpoint_->tensor(module + ".bias").to(model_->device(), model_->dtype());
   return linear;
 }
 

@@ -41,6 +41,10 @@ class Runner {
   nn::Linear load_linear(const std::string& module) const;
 };
 
+/// What an engine computes of a quantized linear, its bias aside.
+nn::Linear simulated_linear(const PackedLinear& packed, InputFormat input, at::Device device,
+                            at::ScalarType dtype);
+
 /// dtype of forward passes: what was asked for, else float32 on a CPU and the checkpoint's own on a GPU.
 at::ScalarType compute_dtype(std::optional<at::ScalarType> asked, at::Device device,
                              const Checkpoint& checkpoint);

@@ -68,6 +68,12 @@ Detail Plan::detail() const {
   return most;
 }
 
+Detail detail_of(const std::vector<Plan>& plans) {
+  Detail most = Detail::magnitudes;
+  for (const Plan& plan : plans) most = std::max(most, plan.detail());
+  return most;
+}
+
 std::string describe_rules(const Recipe& recipe) {
   std::string rules;
   const auto add = [&](const char* verb, const std::string& sites) {

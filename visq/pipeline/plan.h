@@ -49,6 +49,8 @@ struct Plan {
   std::map<std::pair<int64_t, nn::LinearId>, size_t> site_index_;  // layer, linear → index into sites
 };
 
+Detail detail_of(const std::vector<Plan>& plans);  ///< that all of them need
+
 /// @param layout            a layout's name, or "auto"
 /// @param default_kv_cache  where the recipe says nothing and the layout can store it
 /// @throws Error when the recipe or one of its rules matches nothing, splits a fused group (q/k/v, gate/up)

@@ -198,17 +198,9 @@ void quantize_with_data(std::vector<Output>& outputs, const Model& model,
   }
 }
 
-// What all outputs together need of statistics.
-Detail detail_of(const std::vector<Output>& outputs) {
-  Detail most = Detail::magnitudes;
-  for (const Output& output : outputs) most = std::max(most, output.plan.detail());
-  return most;
-}
-
 void calibrate_and_quantize(std::vector<Output>& outputs, const Model& model, const QuantizeOptions& options,
-                            QuantizeResult& result) {
+                            Detail detail, QuantizeResult& result) {
   const auto start = Clock::now();
-  const Detail detail = detail_of(outputs);
   Calibration calibration(model, *options.calibration);
   result.calibration_seconds += seconds_since(start);
   result.samples = calibration.samples();
@@ -220,11 +212,10 @@ void calibrate_and_quantize(std::vector<Output>& outputs, const Model& model, co
 }
 
 void quantize_from_statistics(std::vector<Output>& outputs, const Model& model,
-                              const QuantizeOptions& options, QuantizeResult& result) {
+                              const QuantizeOptions& options, Detail detail, QuantizeResult& result) {
   const StatisticsDirectory directory(options.statistics);
   directory.check_model(model);
   const StatisticsManifest& manifest = directory.manifest();
-  const Detail detail = detail_of(outputs);
   const auto needing = std::ranges::find_if(
       outputs, [](const Output& output) { return output.plan.detail() == Detail::gram; });
   if (needing != outputs.end() && !manifest.gram)
@@ -335,7 +326,7 @@ std::vector<Plan> plans_of(const QuantizeOptions& options, const PlanOf& plan_of
     if (!seen.insert(recipe.name).second) fail("--format names {} twice", recipe.name);
     plans.push_back(plan_of(chosen(recipe, options),
                             options.recipes.size() == 1 ? options.out : options.out / recipe.name, kv_cache));
-    if (!options.has_data()) check_without_data(plans.back());
+    if (!options.has_data() && !options.dry_run) check_without_data(plans.back());
   }
   return plans;
 }
@@ -387,14 +378,15 @@ std::vector<Plan> make_plans(const Checkpoint& checkpoint, const QuantizeOptions
 QuantizeResult quantize(const Model& model, const std::vector<Plan>& plans, const QuantizeOptions& options) {
   const auto start = Clock::now();
   QuantizeResult result;
+  result.mix = options.mix;
   const ParentFolder parent(options.out);
   std::vector<Output> outputs = open_outputs(model.checkpoint(), plans, options);
   for (Output& output : outputs) output.rewritten = merged_tensors(output.plan, model);
   if (const AdapterSpec* const merged = model.merged_adapter()) result.merged_adapter = merged->name;
   if (!options.statistics.empty())
-    quantize_from_statistics(outputs, model, options, result);
+    quantize_from_statistics(outputs, model, options, detail_of(plans), result);
   else if (options.calibration)
-    calibrate_and_quantize(outputs, model, options, result);
+    calibrate_and_quantize(outputs, model, options, detail_of(plans), result);
   for (Output& output : outputs) {
     const auto format_start = Clock::now();
     if (options.has_data())

@@ -28,6 +28,7 @@ struct QuantizeOptions {
   std::optional<at::ScalarType>
       compute_dtype;  ///< of the calibration pass; empty: float32 on a CPU, the checkpoint's on a GPU
   bool force = false, dry_run = false;
+  Json mix;  ///< what a search for mixed precision has found (mixed_precision.h), for the report; null: none
   uint64_t max_shard_bytes = 5'000'000'000;
 };
 
@@ -46,6 +47,7 @@ struct QuantizeResult {
   int64_t samples = 0, samples_left_out = 0, text_tokens = 0, image_tokens = 0;
   std::string merged_adapter;  ///< that the weights have taken; "": none
   std::string statistics;      ///< the directory that they were read from; "": from samples
+  Json mix;                    ///< QuantizeOptions::mix
   double calibration_seconds = 0, total_seconds = 0;
   int64_t peak_resident = 0, peak_anonymous = 0;
 };

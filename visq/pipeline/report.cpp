@@ -17,6 +17,7 @@ Json report_json(const QuantizeResult& result, const FormatResult& format, const
                            {"text_tokens", result.text_tokens},
                            {"image_tokens", result.image_tokens}};
   if (!result.statistics.empty()) report["calibration"]["statistics"] = result.statistics;
+  if (!result.mix.is_null()) report["mixed_precision"] = result.mix;
   Json groups = Json::array();
   for (const GroupReport& group : format.groups) {
     Json entry = {{"layer", group.layer},

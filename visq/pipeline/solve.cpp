@@ -460,6 +460,8 @@ SolvedLayer LayerSolver::solve(const Plan& plan) {
   if (plan.kv_cache != KvCacheFormat::none)
     solved.kv_scales = solve_kv_cache(kv_format(plan.kv_cache), smoothed);
   solved.rewritten = std::move(smoothed.rewritten);
+  solved.scales = std::move(smoothed.scales);
+  solved.divisors = std::move(smoothed.divisors);
   return solved;
 }
 

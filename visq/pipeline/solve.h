@@ -61,6 +61,9 @@ struct SolvedLayer {
   std::vector<std::pair<std::string, at::Tensor>> rewritten;
   std::optional<KvScales> kv_scales;
   std::vector<GroupReport> reports;
+  // How the linears were smoothed, as in SmoothedLayer.
+  std::map<nn::GroupId, at::Tensor> scales;
+  std::map<nn::LinearId, std::pair<nn::RowRange, at::Tensor>> divisors;
 };
 
 /// Solves one decoder layer for any number of plans. They share the layer's weights (fp32, on the model's
