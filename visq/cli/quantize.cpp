@@ -16,7 +16,7 @@ namespace visq {
 namespace {
 
 struct Arguments {
-  std::string model, formats, out, layout = "auto", kv_cache, statistics, save_recipe;
+  std::string model, formats, out, layout = "auto", kv_cache, modality_weight, statistics, save_recipe;
   std::vector<std::string> only, skip;
   uint64_t max_shard_bytes = 5'000'000'000;
   bool merge_vision_adapter = false, force = false, dry_run = false, json = false;
@@ -96,6 +96,8 @@ void run(const Arguments& arguments) {
   options.out = arguments.out;
   options.layout = arguments.layout;
   if (!arguments.kv_cache.empty()) options.kv_cache = parse_kv_cache(arguments.kv_cache);
+  if (!arguments.modality_weight.empty())
+    options.modality_weight = parse_modality_weight(arguments.modality_weight);
   options.only = arguments.only;
   options.skip = arguments.skip;
   options.force = arguments.force;
@@ -162,6 +164,9 @@ void add_quantize_command(Command& program) {
       visq::format("format of the KV cache: {}; default: fp8, but none without --calib and a format that "
                    "needs it",
                    kv_cache_names()));
+  command.add_option("--modality-weight", arguments->modality_weight,
+                     "how much an image token counts beside a text token in what solvers minimise: a number, "
+                     "or auto (by how much answers depend on either); default: 1");
   command
       .add_option("--layout", arguments->layout,
                   "auto (the one that most engines read), modelopt, compressed-tensors, hf-fp8, bitsandbytes")

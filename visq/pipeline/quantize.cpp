@@ -12,6 +12,7 @@
 #include "visq/core/log.h"
 #include "visq/core/parallel.h"
 #include "visq/core/process.h"
+#include "visq/pipeline/modality.h"
 #include "visq/pipeline/named_plan.h"
 #include "visq/pipeline/statistics_directory.h"
 
@@ -173,7 +174,7 @@ void check_without_images(const Plan& plan, const Model& model, int64_t layer) {
 /// @param statistics_of  called once for each layer, in their order
 void quantize_with_data(std::vector<Output>& outputs, const Model& model,
                         const std::function<LayerStatistics(int64_t layer)>& statistics_of,
-                        QuantizeResult& result) {
+                        const std::optional<ModalitySensitivity>& sensitivity, QuantizeResult& result) {
   const int64_t layers = model.spec().decoder.layers;
   for (int64_t layer = 0; layer < layers && result.image_tokens == 0; ++layer)
     if (model.spec().decoder.is_cross(layer))
@@ -184,7 +185,8 @@ void quantize_with_data(std::vector<Output>& outputs, const Model& model,
     const auto layer_start = Clock::now();
     const LayerStatistics statistics = statistics_of(layer);
     result.calibration_seconds += seconds_since(layer_start);
-    LayerSolver solver(model, layer, statistics.has_run() ? &statistics : nullptr);
+    LayerSolver solver(model, layer, statistics.has_run() ? &statistics : nullptr,
+                       sensitivity ? &*sensitivity : nullptr);
     for (Output& output : outputs) {
       const auto format_start = Clock::now();
       SolvedLayer solved = solver.solve(output.plan);
@@ -198,6 +200,12 @@ void quantize_with_data(std::vector<Output>& outputs, const Model& model,
   }
 }
 
+constexpr const char* kAutoWeight = "--modality-weight auto";
+
+bool asks_for_sensitivity(const Output& output) {
+  return !output.plan.recipe.modality_weight && output.plan.detail() != Detail::magnitudes;
+}
+
 void calibrate_and_quantize(std::vector<Output>& outputs, const Model& model, const QuantizeOptions& options,
                             Detail detail, QuantizeResult& result) {
   const auto start = Clock::now();
@@ -207,8 +215,17 @@ void calibrate_and_quantize(std::vector<Output>& outputs, const Model& model, co
   result.samples_left_out = calibration.left_out();
   result.text_tokens = calibration.text_tokens();
   result.image_tokens = calibration.image_tokens();
+  std::optional<ModalitySensitivity> sensitivity;
+  if (std::ranges::any_of(outputs, asks_for_sensitivity) && result.image_tokens > 0) {
+    if (!has_answers_to_images(*options.calibration))
+      fail("{}: no sample has an image and an answer (a last turn of the assistant), which {} needs",
+           options.calibration->data.string(), kAutoWeight);
+    const auto measuring = Clock::now();
+    sensitivity = modality_sensitivity(model, *options.calibration);
+    result.calibration_seconds += seconds_since(measuring);
+  }
   const auto run = [&](int64_t layer) { return calibration.run_layer(model.load_layer(layer), detail); };
-  quantize_with_data(outputs, model, run, result);
+  quantize_with_data(outputs, model, run, sensitivity, result);
 }
 
 void quantize_from_statistics(std::vector<Output>& outputs, const Model& model,
@@ -226,8 +243,15 @@ void quantize_from_statistics(std::vector<Output>& outputs, const Model& model,
   result.samples_left_out = manifest.samples_left_out;
   result.text_tokens = manifest.text_tokens;
   result.image_tokens = manifest.image_tokens;
+  std::optional<ModalitySensitivity> sensitivity;
+  if (std::ranges::any_of(outputs, asks_for_sensitivity) && result.image_tokens > 0) {
+    if (!manifest.sensitivity)
+      fail("{}: no sample had an image and an answer, which {} needs", options.statistics.string(),
+           kAutoWeight);
+    sensitivity = manifest.sensitivity;
+  }
   const auto read = [&](int64_t layer) { return directory.read_layer(layer, model.device(), detail); };
-  quantize_with_data(outputs, model, read, result);
+  quantize_with_data(outputs, model, read, sensitivity, result);
 }
 
 void write_side_files(Output& output, const Checkpoint& checkpoint) {
@@ -294,6 +318,7 @@ KvCacheFormat default_kv_cache(const QuantizeOptions& options) {
 // The recipe with what the run says besides.
 Recipe chosen(Recipe recipe, const QuantizeOptions& options) {
   if (options.kv_cache) recipe.kv_cache = options.kv_cache;
+  if (options.modality_weight) recipe.modality_weight = *options.modality_weight;
   if (!options.only.empty()) recipe.only = options.only;
   recipe.skip.insert(recipe.skip.end(), options.skip.begin(), options.skip.end());
   return recipe;

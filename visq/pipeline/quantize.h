@@ -19,6 +19,8 @@ struct QuantizeOptions {
   /// In place of the recipes'. Empty, and none in the recipe: fp8, but none where there are no data and no
   /// recipe needs any.
   std::optional<KvCacheFormat> kv_cache;
+  /// In place of the recipes': the number; "auto" where it is empty. The outer one empty: the recipes'.
+  std::optional<std::optional<double>> modality_weight;
   /// Globs over module names: `only` in place of the recipes' own, `skip` besides.
   std::vector<std::string> only, skip;
   std::optional<CalibrationOptions> calibration;  ///< empty: none

@@ -29,6 +29,7 @@ Json report_json(const QuantizeResult& result, const FormatResult& format, const
     if (group.alpha) entry["alpha"] = *group.alpha;
     if (group.loss) entry["relative_output_error"] = *group.loss;
     if (group.plain_loss) entry["relative_output_error_without_smoothing"] = *group.plain_loss;
+    if (group.image_weight != 1) entry["image_weight"] = group.image_weight;
     if (group.held_out_error)
       entry["held_out"] = {{"relative_output_error", *group.held_out_error},
                            {"without_solvers", *group.held_out_plain_error}};

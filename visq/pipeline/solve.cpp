@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <cmath>
 #include <iterator>
 
 #include "visq/core/error.h"
@@ -85,8 +86,13 @@ at::Tensor SmoothedLayer::scale_of(const GroupId& id) const {
   return found == scales.end() ? at::Tensor() : found->second;
 }
 
-LayerSolver::LayerSolver(const Model& model, int64_t layer, const LayerStatistics* statistics)
-    : model_(model), spec_(model.spec().decoder), layer_(layer), statistics_(statistics) {
+LayerSolver::LayerSolver(const Model& model, int64_t layer, const LayerStatistics* statistics,
+                         const ModalitySensitivity* sensitivity)
+    : model_(model),
+      spec_(model.spec().decoder),
+      layer_(layer),
+      statistics_(statistics),
+      sensitivity_(sensitivity) {
   heads_ = {spec_.kv_heads, spec_.heads / spec_.kv_heads, spec_.head_dim};
 }
 
@@ -107,6 +113,11 @@ bool LayerSolver::reads_routed_norm(const GroupId& id) const {
   return id.group == InputGroup::mlp_in && spec_.is_sparse(layer_);
 }
 
+/// One for all groups that read a routed norm: they are smoothed together.
+GroupId LayerSolver::smoothing_group(const GroupId& id) const {
+  return reads_routed_norm(id) ? GroupId{InputGroup::mlp_in} : id;
+}
+
 /// What the engine makes of smoothed tokens. @param scale  f32 [in]
 at::Tensor LayerSolver::round_inputs(const Scheme& scheme, const GroupId& id, const at::Tensor& rows,
                                      const at::Tensor& scale) const {
@@ -114,7 +125,35 @@ at::Tensor LayerSolver::round_inputs(const Scheme& scheme, const GroupId& id, co
   return simulate_input(scheme.input, rows / scale, scale_for_input(largest, scheme.input));
 }
 
-LayerSolver::Smoothing LayerSolver::solve_smoothing(const Scheme& scheme, const GroupId& id) const {
+// The error of a modality's outputs relative to their power, times how far such an error moves the answers,
+// summed over the modalities, is what the answers will be off by. (MBQ, Li et al. 2024, takes gradients for it.)
+ModalityWeights LayerSolver::balanced(const GroupId& id) const {
+  const Statistics& statistics = statistics_->of(id);
+  const auto power_of = [&](const ModalityWeights& only) {
+    const DrawnTokens tokens = statistics.draw(/*held_out=*/false, only);
+    double power = 0;
+    for (const LinearId& linear : nn::members(spec_, layer_, id))
+      power += sum_in_order(tiled_linear(tokens.rows, weight(linear)).square().sum(1).mul_(tokens.counts));
+    return power;
+  };
+  if (statistics.text().sample.size() == 0 || statistics.image().sample.size() == 0) return {};
+  const double text = power_of({1, 0}), image = power_of({0, 1});
+  const double weight = sensitivity_->image / image / (sensitivity_->text / text);
+  return std::isfinite(weight) && weight > 0 ? ModalityWeights{1, weight} : ModalityWeights();
+}
+
+ModalityWeights LayerSolver::modality_weights(const Plan& plan, const GroupId& id) {
+  if (statistics_ == nullptr) return {};
+  if (plan.recipe.modality_weight) return {1, *plan.recipe.modality_weight};
+  if (sensitivity_ == nullptr) return {};
+  // Groups that read the same norm are smoothed together.
+  const GroupId group = smoothing_group(id);
+  const auto found = balanced_.find(group);
+  return found != balanced_.end() ? found->second : balanced_.emplace(group, balanced(id)).first->second;
+}
+
+LayerSolver::Smoothing LayerSolver::solve_smoothing(const Scheme& scheme, const GroupId& id,
+                                                    const ModalityWeights& modalities) const {
   std::vector<at::Tensor> weights;
   for (const LinearId& linear : nn::smoothed_together(spec_, layer_, id)) weights.push_back(weight(linear));
   const Statistics& statistics = statistics_->of(id);
@@ -126,20 +165,20 @@ LayerSolver::Smoothing LayerSolver::solve_smoothing(const Scheme& scheme, const 
   const auto quantize_weight = [&](const at::Tensor& scaled) {
     return dequantize(pack(scheme.unsearched(), scaled, absolute_maximum(scaled), at::kFloat));
   };
-  const DrawnTokens sample = statistics.draw(/*held_out=*/false);
+  const DrawnTokens sample = statistics.draw(/*held_out=*/false, modalities);
   const auto times_counts = [&](const at::Tensor& rows) { return rows * sample.counts.sqrt().unsqueeze(1); };
   const auto rounded = [&](const at::Tensor& scale) { return round_inputs(scheme, id, sample.rows, scale); };
 
   Smoothing result;
   double power = 0;  // of the unquantized output: errors are reported relative to it
   if (scheme.solver == Solver::awq) {
-    const at::Tensor gram = statistics.gram();
+    const at::Tensor gram = statistics.gram(modalities);
     Quantizer input_error;
     if (scheme.rounded_inputs && scheme.input != InputFormat::none)
       input_error = [&](const at::Tensor& scale) {
         return times_counts(rounded(scale).sub_(sample.rows / scale));
       };
-    result.decision = solve_awq(weights, statistics.mean_magnitude(), gram, scheme.block, quantize_weight,
+    result.decision = solve_awq(weights, statistics.mean_magnitude(modalities), gram, scheme.block, quantize_weight,
                                 options, input_error);
     for (const at::Tensor& w : weights) power += gram_loss(w, gram);
   } else {
@@ -151,7 +190,7 @@ LayerSolver::Smoothing LayerSolver::solve_smoothing(const Scheme& scheme, const 
   result.decision.loss /= power;
   result.decision.plain_loss /= power;
 
-  const DrawnTokens held_out = statistics.draw(/*held_out=*/true);
+  const DrawnTokens held_out = statistics.draw(/*held_out=*/true, modalities);
   if (!held_out.rows.defined()) return result;
   const auto error_of = [&](const at::Tensor& scale) {
     return relative_error(held_out, weights, round_inputs(scheme, id, held_out.rows, scale),
@@ -162,14 +201,14 @@ LayerSolver::Smoothing LayerSolver::solve_smoothing(const Scheme& scheme, const 
   return result;
 }
 
-const LayerSolver::Smoothing& LayerSolver::smoothing(const Scheme& scheme, const GroupId& id) {
+const LayerSolver::Smoothing& LayerSolver::smoothing(const Scheme& scheme, const GroupId& id,
+                                                     const ModalityWeights& weights) {
   const Scheme key = scheme.smoothing();
-  // One decision for all groups that read a routed norm.
-  const GroupId group = reads_routed_norm(id) ? GroupId{InputGroup::mlp_in} : id;
-  for (const auto& [of_scheme, of_group, smoothing] : smoothings_)
-    if (of_scheme == key && of_group == group) return smoothing;
-  smoothings_.emplace_back(key, group, solve_smoothing(scheme, id));
-  return std::get<2>(smoothings_.back());
+  const GroupId group = smoothing_group(id);
+  for (const auto& [of_scheme, of_group, of_weights, smoothing] : smoothings_)
+    if (of_scheme == key && of_group == group && of_weights == weights) return smoothing;
+  smoothings_.emplace_back(key, group, weights, solve_smoothing(scheme, id, weights));
+  return std::get<Smoothing>(smoothings_.back());
 }
 
 at::Tensor LayerSolver::smoothing_scale(const Plan& plan, const GroupId& id, GroupReport& report) {
@@ -185,7 +224,7 @@ at::Tensor LayerSolver::smoothing_scale(const Plan& plan, const GroupId& id, Gro
                                           : "not smoothed: what produces its input is not quantized";
     return {};
   }
-  const auto& [decision, trial] = smoothing(scheme, id);
+  const auto& [decision, trial] = smoothing(scheme, id, modality_weights(plan, id));
   report.alpha = decision.alpha;
   report.plain_loss = decision.plain_loss;
   report.loss = decision.loss;
@@ -281,14 +320,16 @@ at::Tensor LayerSolver::smoothed_weight(const SmoothedLayer& smoothed, const Lin
   return result;
 }
 
-at::Tensor LayerSolver::smoothed_gram(const SmoothedLayer& smoothed, const GroupId& id) const {
-  const at::Tensor gram = statistics_->of(id).gram(), scale = smoothed.scale_of(id);
+at::Tensor LayerSolver::smoothed_gram(const SmoothedLayer& smoothed, const GroupId& id,
+                                      const ModalityWeights& weights) const {
+  const at::Tensor gram = statistics_->of(id).gram(weights), scale = smoothed.scale_of(id);
   return scale.defined() ? gram / (scale.unsqueeze(1) * scale) : gram;
 }
 
-DrawnTokens LayerSolver::smoothed_held_out(const SmoothedLayer& smoothed, const GroupId& id) const {
+DrawnTokens LayerSolver::smoothed_held_out(const SmoothedLayer& smoothed, const GroupId& id,
+                                           const ModalityWeights& weights) const {
   if (statistics_ == nullptr) return {};
-  DrawnTokens drawn = statistics_->of(id).draw(/*held_out=*/true);
+  DrawnTokens drawn = statistics_->of(id).draw(/*held_out=*/true, weights);
   if (const at::Tensor scale = smoothed.scale_of(id); scale.defined() && drawn.rows.defined())
     drawn.rows = drawn.rows / scale;
   return drawn;
@@ -304,6 +345,7 @@ SmoothedLayer LayerSolver::smooth(const Plan& plan) {
     report.layer = layer_;
     report.group = id;
     report.solver = scheme->solver;
+    if (scheme->detail() != Detail::magnitudes) report.image_weight = modality_weights(plan, id).image;
     at::Tensor scale = smoothing_scale(plan, id, report);
     if (statistics_ != nullptr) {
       report.text_tokens = statistics_->of(id).text().tokens;
@@ -398,7 +440,7 @@ std::vector<SolvedLinear> pack_together(const Plan& plan, const Checkpoint& chec
 }
 
 void LayerSolver::pack_group(const Plan& plan, const GroupId& id, const SmoothedLayer& smoothed,
-                             std::optional<float> input_scale, SolvedLayer& solved) const {
+                             std::optional<float> input_scale, SolvedLayer& solved) {
   std::vector<const Site*> sites;
   std::vector<at::Tensor> weights;
   for (const LinearId& linear : nn::members(spec_, layer_, id)) {
@@ -407,12 +449,13 @@ void LayerSolver::pack_group(const Plan& plan, const GroupId& id, const Smoothed
     weights.push_back(smoothed_weight(smoothed, linear));
   }
   const Scheme& scheme = sites.front()->linear.scheme;
-  const at::Tensor gram = scheme.packs_by_gram() ? smoothed_gram(smoothed, id) : at::Tensor();
+  const ModalityWeights modalities = modality_weights(plan, id);
+  const at::Tensor gram = scheme.packs_by_gram() ? smoothed_gram(smoothed, id, modalities) : at::Tensor();
   const auto pack_by = [&](const Scheme& solvers) {
     return pack_together(plan, model_.checkpoint(), sites, weights, solvers, input_scale, gram);
   };
   std::vector<SolvedLinear> packed = pack_by(scheme);
-  if (const auto held_out = smoothed_held_out(smoothed, id);
+  if (const auto held_out = smoothed_held_out(smoothed, id, modalities);
       scheme.is_searched() && held_out.rows.defined()) {
     const at::Tensor inputs =
         simulate_input(scheme.input, held_out.rows, packed.front().second.input_scale.value_or(1));

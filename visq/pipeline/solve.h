@@ -26,6 +26,7 @@ struct GroupReport {
   std::optional<double> held_out_error, held_out_plain_error;
   std::vector<std::string> undone;  ///< what did not lower the error on held-out tokens: "awq", "gptq"
   std::string note;                 ///< why a group was not smoothed
+  double image_weight = 1;  ///< of an image token beside a text token, in what was minimised
   int64_t text_tokens = 0, image_tokens = 0;  ///< that reached these linears
 };
 
@@ -71,7 +72,9 @@ struct SolvedLayer {
 class LayerSolver {
  public:
   /// @param statistics  null: no calibration (for schemes that need none; AWQ then rounds without smoothing)
-  LayerSolver(const Model& model, int64_t layer, const LayerStatistics* statistics);
+  /// @param sensitivity  null: recipes that ask for it (modality_weight: auto) count all tokens alike
+  LayerSolver(const Model& model, int64_t layer, const LayerStatistics* statistics,
+              const ModalitySensitivity* sensitivity = nullptr);
 
   SmoothedLayer smooth(const Plan& plan);
   /// [out, in] after smoothing; f32 where changed, else as stored.
@@ -92,12 +95,18 @@ class LayerSolver {
 
   at::Tensor stored_weight(const nn::LinearId& id) const;
   at::Tensor weight(const nn::LinearId& id) const;  // f32
-  at::Tensor smoothed_gram(const SmoothedLayer& smoothed, const nn::GroupId& id) const;
-  DrawnTokens smoothed_held_out(const SmoothedLayer& smoothed, const nn::GroupId& id) const;
+  at::Tensor smoothed_gram(const SmoothedLayer& smoothed, const nn::GroupId& id,
+                           const ModalityWeights& weights) const;
+  DrawnTokens smoothed_held_out(const SmoothedLayer& smoothed, const nn::GroupId& id,
+                                const ModalityWeights& weights) const;
   bool reads_routed_norm(const nn::GroupId& id) const;
+  nn::GroupId smoothing_group(const nn::GroupId& id) const;
   at::Tensor smoothing_scale(const Plan& plan, const nn::GroupId& id, GroupReport& report);
-  const Smoothing& smoothing(const Scheme& scheme, const nn::GroupId& id);
-  Smoothing solve_smoothing(const Scheme& scheme, const nn::GroupId& id) const;
+  const Smoothing& smoothing(const Scheme& scheme, const nn::GroupId& id, const ModalityWeights& weights);
+  Smoothing solve_smoothing(const Scheme& scheme, const nn::GroupId& id,
+                            const ModalityWeights& weights) const;
+  ModalityWeights modality_weights(const Plan& plan, const nn::GroupId& id);
+  ModalityWeights balanced(const nn::GroupId& id) const;
   at::Tensor round_inputs(const Scheme& scheme, const nn::GroupId& id, const at::Tensor& rows,
                           const at::Tensor& scale) const;
   at::Tensor fold_into_norm(nn::InputGroup group, const at::Tensor& scale, SmoothedLayer& smoothed) const;
@@ -111,7 +120,7 @@ class LayerSolver {
   std::map<std::pair<nn::InputGroup, bool>, float> largest_inputs(const Plan& plan,
                                                                   const SmoothedLayer& smoothed) const;
   void pack_group(const Plan& plan, const nn::GroupId& id, const SmoothedLayer& smoothed,
-                  std::optional<float> input_scale, SolvedLayer& solved) const;
+                  std::optional<float> input_scale, SolvedLayer& solved);
 
   KvScales solve_kv_cache(const KvFormat& format, const SmoothedLayer& smoothed) const;
 
@@ -119,9 +128,12 @@ class LayerSolver {
   const nn::DecoderSpec& spec_;
   int64_t layer_;
   const LayerStatistics* statistics_;
+  const ModalitySensitivity* sensitivity_;
   SharedHeads heads_;
   mutable std::map<nn::LinearId, at::Tensor> weights_;                  // of all but routed experts, f32
-  std::vector<std::tuple<Scheme, nn::GroupId, Smoothing>> smoothings_;  // by Scheme::smoothing()
+  // By Scheme::smoothing().
+  std::vector<std::tuple<Scheme, nn::GroupId, ModalityWeights, Smoothing>> smoothings_;
+  std::map<nn::GroupId, ModalityWeights> balanced_;
 };
 
 }  // namespace visq

@@ -10,6 +10,7 @@
 #include "visq/core/process.h"
 #include "visq/io/output_file.h"
 #include "visq/pipeline/fingerprint.h"
+#include "visq/pipeline/modality.h"
 
 namespace visq {
 namespace {
@@ -44,6 +45,10 @@ Json manifest_json(const StatisticsManifest& manifest) {
                {"samples_left_out", manifest.samples_left_out},
                {"text_tokens", manifest.text_tokens},
                {"image_tokens", manifest.image_tokens}};
+  json["modality_sensitivity"] = nullptr;
+  if (manifest.sensitivity)
+    json["modality_sensitivity"] = {{"text", manifest.sensitivity->text},
+                                    {"image", manifest.sensitivity->image}};
   Json layers = Json::array();
   for (const LayerShape& shape : manifest.layers) layers.push_back(layer_shape_json(shape));
   json["layers"] = std::move(layers);
@@ -53,6 +58,12 @@ Json manifest_json(const StatisticsManifest& manifest) {
 int64_t read_count(const Json& json, const std::string& key, const std::string& origin) {
   const auto value = require<int64_t>(json, key, origin);
   if (value < 0 || value > int64_t{1} << 40) fail("{}: '{}' is {}", origin, key, value);
+  return value;
+}
+
+double read_sensitivity(const Json& json, const std::string& key, const std::string& origin) {
+  const auto value = json.is_object() ? require<double>(json, key, origin) : -1;
+  if (!(value >= 0 && value < 1e12)) fail("{}: 'modality_sensitivity' is {}", origin, json_excerpt(json));
   return value;
 }
 
@@ -86,6 +97,9 @@ StatisticsManifest read_manifest(const fs::path& directory) {
   manifest.samples_left_out = read_count(json, "samples_left_out", origin);
   manifest.text_tokens = read_count(json, "text_tokens", origin);
   manifest.image_tokens = read_count(json, "image_tokens", origin);
+  if (const Json& sensitivity = json.value("modality_sensitivity", Json()); !sensitivity.is_null())
+    manifest.sensitivity = {read_sensitivity(sensitivity, "text", origin),
+                            read_sensitivity(sensitivity, "image", origin)};
   const auto layers = require<std::vector<Json>>(json, "layers", origin);
   if (layers.empty() || layers.size() > kMaxLayers)
     fail("{}: 'layers' has {} entries", origin, layers.size());
@@ -143,6 +157,15 @@ void check_alike(const StatisticsDirectory& first, const StatisticsDirectory& ot
   }
   if (a.layers != b.layers)
     fail("{} and {}: their 'layers' differ", first.directory().string(), other.directory().string());
+}
+
+/// Of the samples of both.
+std::optional<ModalitySensitivity> mean_of(const StatisticsManifest& a, const StatisticsManifest& b) {
+  if (!a.sensitivity || !b.sensitivity) return a.sensitivity ? a.sensitivity : b.sensitivity;
+  const auto samples = static_cast<double>(a.samples), more = static_cast<double>(b.samples);
+  const auto mean = [&](double x, double y) { return (samples * x + more * y) / (samples + more); };
+  return ModalitySensitivity{mean(a.sensitivity->text, b.sensitivity->text),
+                             mean(a.sensitivity->image, b.sensitivity->image)};
 }
 
 using Clock = std::chrono::steady_clock;
@@ -226,6 +249,8 @@ StatisticsResult calibrate(const Model& model, const CalibrateOptions& options) 
   manifest.samples_left_out = calibration.left_out();
   manifest.text_tokens = calibration.text_tokens();
   manifest.image_tokens = calibration.image_tokens();
+  if (manifest.image_tokens > 0 && has_answers_to_images(options.calibration))
+    manifest.sensitivity = modality_sensitivity(model, options.calibration);
   manifest.layers = layer_shapes(model.spec().decoder);
   writer.require_space(manifest);
   const auto layers = static_cast<int64_t>(manifest.layers.size());
@@ -255,6 +280,7 @@ StatisticsResult merge_statistics(const std::vector<fs::path>& directories, cons
   StatisticsManifest sum = parts.front().manifest();
   for (size_t i = 1; i < parts.size(); ++i) {
     const StatisticsManifest& part = parts[i].manifest();
+    sum.sensitivity = mean_of(sum, part);
     sum.samples += part.samples;
     sum.samples_left_out += part.samples_left_out;
     sum.text_tokens += part.text_tokens;

@@ -2,6 +2,7 @@
 // from which any format can be made without another forward pass.
 #pragma once
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,7 @@ struct StatisticsManifest {
   std::string image_profile, compute_dtype;  ///< of the forward pass: "tv", "F32"
   bool gram = true;                          ///< Gram matrices are there too
   int64_t samples = 0, samples_left_out = 0, text_tokens = 0, image_tokens = 0;
+  std::optional<ModalitySensitivity> sensitivity;  ///< empty: no sample had an image and an answer
   std::vector<LayerShape> layers;
 };
 

@@ -3,6 +3,10 @@
 #include <fnmatch.h>
 
 #include <algorithm>
+#include <charconv>
+
+#include "visq/core/error.h"
+#include "visq/core/format.h"
 
 namespace visq {
 
@@ -22,6 +26,19 @@ std::optional<Scheme> Recipe::scheme_for(const std::string& module) const {
 bool Recipe::needs_calibration() const {
   return std::ranges::any_of(
       rules, [](const Rule& rule) { return rule.scheme && rule.scheme->needs_calibration(); });
+}
+
+std::optional<double> parse_modality_weight(const std::string& text) {
+  if (text == "auto") return std::nullopt;
+  double weight = 0;
+  const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), weight);
+  if (code != std::errc() || end != text.data() + text.size() || !(weight > 0) || !(weight <= 1e6))
+    fail("modality weight: '{}' is neither auto nor a number above 0 and up to 1000000", text);
+  return weight;
+}
+
+std::string modality_weight_text(std::optional<double> weight) {
+  return weight ? visq::format("{}", *weight) : "auto";
 }
 
 }  // namespace visq

@@ -24,6 +24,9 @@ struct Recipe {
   std::string about = {};  ///< for people
   std::vector<Rule> rules = {};
   std::optional<KvCacheFormat> kv_cache = {};     ///< empty: the program's default
+  /// How much an image token counts beside a text token in what solvers minimise; empty ("auto"): by how much
+  /// answers depend on the tokens of either.
+  std::optional<double> modality_weight = 1.0;
   std::vector<std::string> only = {}, skip = {};  ///< globs: nothing but `only` (if any), and none of `skip`
 
   std::optional<Scheme> scheme_for(const std::string& module) const;
@@ -31,18 +34,23 @@ struct Recipe {
   bool needs_calibration() const;
 };
 
+/// "auto" or a positive number, as Recipe::modality_weight. @throws Error for anything else
+std::optional<double> parse_modality_weight(const std::string& text);
+std::string modality_weight_text(std::optional<double> weight);
+
 /// A recipe as YAML:
 ///
 ///     name: mine                # default: the file's name
 ///     about: for people         # optional
 ///     extends: nvfp4            # optional: a preset, whose rules come first
 ///     kv_cache: fp8             # optional
+///     modality_weight: auto     # optional, or a number
 ///     only: ["*.layers.*"]      # optional, as skip
 ///     rules:
 ///       - sites: "*.self_attn.*"  # default: "*"
 ///         scheme: fp8             # a preset's, which the other keys change; none: leave as it is
 ///       - sites: "*.down_proj"
-///         weight: int4            # weight, block, second_stage, input, smoothing, scales, rounding
+///         weight: int4            # weight, block, second_stage, input, smoothing, …
 ///         block: 128
 ///         smoothing: awq
 ///

@@ -106,7 +106,7 @@ class Reader {
 
   Recipe read(const YAML::Node& root) const {
     if (!root.IsMap()) refuse(root, "a recipe is a mapping with the key 'rules'");
-    check_keys(root, {"name", "about", "extends", "kv_cache", "only", "skip", "rules"});
+    check_keys(root, {"name", "about", "extends", "kv_cache", "modality_weight", "only", "skip", "rules"});
     Recipe recipe;
     recipe.name = root["name"] ? text(root["name"]) : std::filesystem::path(origin_).stem().string();
     if (recipe.name.empty() || recipe.name.find('/') != std::string::npos || recipe.name.front() == '.')
@@ -116,14 +116,12 @@ class Reader {
       const Recipe& base = preset(root["extends"]);
       recipe.rules = base.rules;
       recipe.kv_cache = base.kv_cache;
+      recipe.modality_weight = base.modality_weight;
     }
-    if (root["kv_cache"]) {
-      try {
-        recipe.kv_cache = parse_kv_cache(text(root["kv_cache"]));
-      } catch (const Error& e) {
-        refuse(root["kv_cache"], e.what());
-      }
-    }
+    if (root["kv_cache"])
+      recipe.kv_cache = checked(root["kv_cache"], parse_kv_cache);
+    if (root["modality_weight"])
+      recipe.modality_weight = checked(root["modality_weight"], parse_modality_weight);
     if (root["only"]) recipe.only = patterns(root["only"]);
     if (root["skip"]) recipe.skip = patterns(root["skip"]);
     if (root["rules"]) {
@@ -137,6 +135,15 @@ class Reader {
  private:
   [[noreturn]] void refuse(const YAML::Node& node, const std::string& what) const {
     fail("{}: {}", place(node), what);
+  }
+  // What some other part of the program makes of a value, with the line where it does not like it.
+  template <typename Value>
+  Value checked(const YAML::Node& node, Value (*parse)(const std::string&)) const {
+    try {
+      return parse(text(node));
+    } catch (const Error& e) {
+      refuse(node, e.what());
+    }
   }
   std::string place(const YAML::Node& node) const {
     return visq::format("{}:{}", origin_, std::max(node.Mark().line, 0) + 1);
@@ -270,6 +277,8 @@ std::string recipe_text(const Recipe& recipe) {
   std::string text = visq::format("name: {}\n", quoted(recipe.name));
   if (!recipe.about.empty()) text += visq::format("about: {}\n", quoted(recipe.about));
   if (recipe.kv_cache) text += visq::format("kv_cache: {}\n", kv_cache_name(*recipe.kv_cache));
+  if (recipe.modality_weight != 1.0)
+    text += visq::format("modality_weight: {}\n", modality_weight_text(recipe.modality_weight));
   text += list_text("only", recipe.only) + list_text("skip", recipe.skip) + "rules:\n";
   for (const Rule& rule : recipe.rules) {
     text += visq::format("  - {{sites: {}", quoted(rule.sites));

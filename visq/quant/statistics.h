@@ -68,6 +68,12 @@ struct ModalityWeights {
   bool operator==(const ModalityWeights&) const = default;
 };
 
+/// How far answers move, in nats a token, where all that the layers add to the tokens of a modality is off by
+/// its own power.
+struct ModalitySensitivity {
+  double text = 0, image = 0;
+};
+
 /// Tokens of a sample.
 struct DrawnTokens {
   at::Tensor rows;    ///< f32 [n, channels]; undefined: there are none
