@@ -89,14 +89,17 @@ void list_formats(Style style) {
     const std::vector<std::string> engines = layout.engines(preset.scheme);
     rows.push_back({preset.name, preset.weight, visq::format("{:.3g}", preset.scheme.bits_per_weight()),
                     preset.input, preset.scheme.solvers(),
-                    preset.scheme.needs_calibration() ? "needed" : "none", layout.name(), joined(engines),
+                    preset.recipe.needs_calibration()      ? "needed"
+                    : preset.recipe.without_data.empty() ? "none"
+                                                         : "useful",
+                    layout.name(), joined(engines),
                     preset.serves});
     list.push_back({{"format", preset.name},
                     {"weights", preset.weight},
                     {"bits_per_weight", preset.scheme.bits_per_weight()},
                     {"inputs", preset.input},
                     {"solver", preset.scheme.solvers()},
-                    {"needs_calibration", preset.scheme.needs_calibration()},
+                    {"needs_calibration", preset.recipe.needs_calibration()},
                     {"layout", layout.name()},
                     {"engines", engines},
                     {"when", preset.serves}});

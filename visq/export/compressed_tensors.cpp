@@ -18,10 +18,10 @@ struct Held {
 
 const std::vector<Held>& held() {
   static const std::vector<Held> all = {{"int8_sq", {"vllm", "sglang"}},
-                                        {"int4_awq", {"vllm", "sglang"}},
+                                        {"int4_awq_lite", {"vllm", "sglang"}},
                                         {"fp8_pc_pt", {"vllm", "sglang", "tensorrt-llm"}},
                                         {"int8_wo", {"vllm", "sglang"}},
-                                        {"w4a16_nvfp4", {"vllm"}},
+                                        {"w4a16_nvfp4_max", {"vllm"}},
                                         {"int4_awq_asym", {"vllm"}}};
   return all;
 }

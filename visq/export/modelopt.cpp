@@ -22,13 +22,13 @@ const std::vector<Algorithm>& algorithms() {
   static const std::vector<Algorithm> all = {
       {"fp8", "FP8", {"vllm", "sglang", "tensorrt-llm"}},
       {"int8_sq", "W8A8_SQ_PER_CHANNEL", {}},  // held, but no engine loads it (spec/export.md §7.2)
-      {"int4_awq", "W4A16_AWQ", {"tensorrt-llm"}},
+      {"int4_awq_lite", "W4A16_AWQ", {"tensorrt-llm"}},
       {"w4a8_awq", "W4A8_AWQ", {"tensorrt-llm"}},
-      {"nvfp4", "NVFP4", {"vllm", "sglang", "tensorrt-llm"}},
+      {"nvfp4_max", "NVFP4", {"vllm", "sglang", "tensorrt-llm"}},
       {"fp8_pc_pt", "FP8_PER_CHANNEL_PER_TOKEN", {"vllm", "tensorrt-llm"}},
       {"fp8_pb_wo", "fp8_pb_wo", {"vllm", "tensorrt-llm"}},  // TensorRT-LLM wants it in lower case (§7.2)
       {"int8_wo", "W8A16", {"tensorrt-llm"}},
-      {"w4a16_nvfp4", "W4A16_NVFP4", {"vllm", "sglang"}},
+      {"w4a16_nvfp4_max", "W4A16_NVFP4", {"vllm", "sglang"}},
       {"w4a8_nvfp4_fp8", "W4A8_NVFP4_FP8", {"tensorrt-llm"}},
       {"w4a8_mxfp4_fp8", "W4A8_MXFP4_FP8", {"tensorrt-llm"}},
       {"mxfp8", "MXFP8", {"vllm", "sglang"}},

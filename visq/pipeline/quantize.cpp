@@ -317,6 +317,11 @@ KvCacheFormat default_kv_cache(const QuantizeOptions& options) {
 
 // The recipe with what the run says besides.
 Recipe chosen(Recipe recipe, const QuantizeOptions& options) {
+  if (!options.has_data() && !recipe.without_data.empty()) {
+    log_info(visq::format("{}: without calibration data (--calib) this is {}", recipe.name, recipe.without_data));
+    recipe.rules = find_preset(recipe.without_data).recipe.rules;
+    recipe.without_data.clear();
+  }
   if (options.kv_cache) recipe.kv_cache = options.kv_cache;
   if (options.modality_weight) recipe.modality_weight = *options.modality_weight;
   if (!options.only.empty()) recipe.only = options.only;
@@ -360,7 +365,7 @@ std::vector<Plan> plans_of(const QuantizeOptions& options, const PlanOf& plan_of
 void check_without_model(const Checkpoint& checkpoint, const QuantizeOptions& options) {
   std::string without_data, reason;
   for (const Preset& preset : presets())
-    if (!preset.scheme.needs_calibration()) without_data += (without_data.empty() ? "" : ", ") + preset.name;
+    if (!preset.recipe.needs_calibration()) without_data += (without_data.empty() ? "" : ", ") + preset.name;
   for (const Recipe& recipe : options.recipes) {
     if (recipe.needs_calibration()) reason = "--format " + recipe.name;
     const auto kv_cache = options.kv_cache ? options.kv_cache : recipe.kv_cache;

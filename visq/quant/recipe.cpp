@@ -24,7 +24,8 @@ std::optional<Scheme> Recipe::scheme_for(const std::string& module) const {
 }
 
 bool Recipe::needs_calibration() const {
-  return std::ranges::any_of(
+  return without_data.empty() &&
+         std::ranges::any_of(
       rules, [](const Rule& rule) { return rule.scheme && rule.scheme->needs_calibration(); });
 }
 

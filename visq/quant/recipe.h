@@ -24,13 +24,15 @@ struct Recipe {
   std::string about = {};  ///< for people
   std::vector<Rule> rules = {};
   std::optional<KvCacheFormat> kv_cache = {};     ///< empty: the program's default
+  /// The preset whose rules take the place of these where there are no calibration data; "": none does.
+  std::string without_data = {};
   /// How much an image token counts beside a text token in what solvers minimise; empty ("auto"): by how much
   /// answers depend on the tokens of either.
   std::optional<double> modality_weight = 1.0;
   std::vector<std::string> only = {}, skip = {};  ///< globs: nothing but `only` (if any), and none of `skip`
 
   std::optional<Scheme> scheme_for(const std::string& module) const;
-  /// Whether a rule's scheme does.
+  /// Whether a rule's scheme does and no other recipe takes its place.
   bool needs_calibration() const;
 };
 
@@ -44,6 +46,7 @@ std::string modality_weight_text(std::optional<double> weight);
 ///     about: for people         # optional
 ///     extends: nvfp4            # optional: a preset, whose rules come first
 ///     kv_cache: fp8             # optional
+///     without_data: w4a16       # optional: the preset to take where there are no calibration data
 ///     modality_weight: auto     # optional, or a number
 ///     only: ["*.layers.*"]      # optional, as skip
 ///     rules:

@@ -106,7 +106,7 @@ class Reader {
 
   Recipe read(const YAML::Node& root) const {
     if (!root.IsMap()) refuse(root, "a recipe is a mapping with the key 'rules'");
-    check_keys(root, {"name", "about", "extends", "kv_cache", "modality_weight", "only", "skip", "rules"});
+    check_keys(root, {"name", "about", "extends", "kv_cache", "without_data", "modality_weight", "only", "skip", "rules"});
     Recipe recipe;
     recipe.name = root["name"] ? text(root["name"]) : std::filesystem::path(origin_).stem().string();
     if (recipe.name.empty() || recipe.name.find('/') != std::string::npos || recipe.name.front() == '.')
@@ -120,6 +120,12 @@ class Reader {
     }
     if (root["kv_cache"])
       recipe.kv_cache = checked(root["kv_cache"], parse_kv_cache);
+    if (root["without_data"]) {
+      const Recipe& other = preset(root["without_data"]);
+      if (other.needs_calibration())
+        refuse(root["without_data"], visq::format("'{}' needs calibration data too", other.name));
+      recipe.without_data = other.name;
+    }
     if (root["modality_weight"])
       recipe.modality_weight = checked(root["modality_weight"], parse_modality_weight);
     if (root["only"]) recipe.only = patterns(root["only"]);
@@ -277,6 +283,7 @@ std::string recipe_text(const Recipe& recipe) {
   std::string text = visq::format("name: {}\n", quoted(recipe.name));
   if (!recipe.about.empty()) text += visq::format("about: {}\n", quoted(recipe.about));
   if (recipe.kv_cache) text += visq::format("kv_cache: {}\n", kv_cache_name(*recipe.kv_cache));
+  if (!recipe.without_data.empty()) text += visq::format("without_data: {}\n", quoted(recipe.without_data));
   if (recipe.modality_weight != 1.0)
     text += visq::format("modality_weight: {}\n", modality_weight_text(recipe.modality_weight));
   text += list_text("only", recipe.only) + list_text("skip", recipe.skip) + "rules:\n";

@@ -296,9 +296,9 @@ TEST(Layouts, WithoutTheNameOfAPresetInt4IsTakenForAwqs) {
     Json config =
         layout->quantization_config({{find_preset("w4a16").scheme}, KvCacheFormat::none, {}, {}, {}});
     config.erase("producer");
-    EXPECT_EQ(layout->recognise(config, "config.json")->scheme, find_preset("int4_awq").scheme);
+    EXPECT_EQ(layout->recognise(config, "config.json")->scheme, find_preset("int4_awq_lite").scheme);
     config["producer"] = {{"preset", 3}};
-    EXPECT_EQ(layout->recognise(config, "config.json")->scheme, find_preset("int4_awq").scheme);
+    EXPECT_EQ(layout->recognise(config, "config.json")->scheme, find_preset("int4_awq_lite").scheme);
   }
 }
 

@@ -140,7 +140,7 @@ TEST(LayerSolver, FusedLinearsShareTheirScalarScales) {
   const Model model(checkpoint, at::kCPU, at::kFloat);
   LayerStatistics statistics(Detail::gram);
   LayerRun(model, model.load_layer(1), &statistics);
-  for (const char* preset : {"fp8", "nvfp4", "w4a8_awq"}) {
+  for (const char* preset : {"fp8", "nvfp4_max", "nvfp4", "w4a8_awq"}) {
     const Plan plan = plan_for(model, preset);
     const SolvedLayer solved = LayerSolver(model, 1, &statistics).solve(plan);
     std::map<nn::GroupId, const PackedLinear*> first;

@@ -49,8 +49,8 @@ TEST(RecipeFile, KeysChangeTheNamedScheme) {
 }
 
 TEST(RecipeFile, BlocksAreTheCodecsWhereTheRuleSaysNone) {
-  EXPECT_EQ(parse("rules: [{weight: int4, smoothing: awq}]").rules.front().scheme, scheme_of("int4_awq"));
-  EXPECT_EQ(parse("rules: [{weight: nvfp4, input: nvfp4}]").rules.front().scheme, scheme_of("nvfp4"));
+  EXPECT_EQ(parse("rules: [{weight: int4, smoothing: awq}]").rules.front().scheme, scheme_of("int4_awq_lite"));
+  EXPECT_EQ(parse("rules: [{weight: nvfp4, input: nvfp4}]").rules.front().scheme, scheme_of("nvfp4_max"));
   EXPECT_EQ(parse("rules: [{weight: int8}]").rules.front().scheme, scheme_of("int8_wo"));
   EXPECT_EQ(parse("rules: [{scheme: int4_awq, weight: nvfp4}]").rules.front().scheme->block, 16);
 }

@@ -61,10 +61,10 @@ TEST(Scheme, CalibrationIsNeededForInputScalesAndSmoothingOnly) {
 }
 
 TEST(Scheme, NamesWhatFindsScalesAndCodes) {
-  EXPECT_EQ(find_preset("nvfp4").scheme.solvers(), "max");
+  EXPECT_EQ(find_preset("nvfp4_max").scheme.solvers(), "max");
   EXPECT_EQ(find_preset("int8_sq").scheme.solvers(), "smoothquant");
   EXPECT_EQ(find_preset("int4_awq_full").scheme.solvers(), "awq + clip");
-  EXPECT_EQ(find_preset("nvfp4_awq_gptq").scheme.solvers(), "awq + local Hessian + gptq");
+  EXPECT_EQ(find_preset("nvfp4").scheme.solvers(), "awq + gptq");
 }
 
 TEST(Scheme, SolversDoNotChangeHowNumbersAreStored) {
