@@ -13,7 +13,8 @@ import tempfile
 
 DEMO = pathlib.Path(__file__).resolve().parents[1] / "demo"
 FORMATS = ["w4a16", "int4_awq", "int4_awq_full", "int4_gptq", "int4_awq_gptq", "nvfp4", "nvfp4_mse", "nvfp4_local_hessian",
-           "nvfp4_four_over_six", "nvfp4_gptq", "nvfp4_awq", "nvfp4_awq_gptq"]
+           "nvfp4_four_over_six", "nvfp4_gptq", "nvfp4_awq", "nvfp4_awq_gptq",
+           "nvfp4_svdquant"]
 SEEDS = 3
 
 

@@ -42,7 +42,8 @@ struct Recipe {
 ///       - sites: "*.self_attn.*"  # default: "*"
 ///         scheme: fp8             # a preset's, which the other keys change; none: leave as it is
 ///       - sites: "*.down_proj"
-///         weight: int4            # weight, block, second_stage, input, smoothing, scales, rounding
+///         weight: int4            # weight, block, second_stage, input, smoothing, scales, rounding,
+///                               # low_rank, low_rank_by
 ///         block: 128
 ///         smoothing: awq
 ///

@@ -65,6 +65,7 @@ TEST(Scheme, NamesWhatFindsScalesAndCodes) {
   EXPECT_EQ(find_preset("int8_sq").scheme.solvers(), "smoothquant");
   EXPECT_EQ(find_preset("int4_awq_full").scheme.solvers(), "awq + clip");
   EXPECT_EQ(find_preset("nvfp4_awq_gptq").scheme.solvers(), "awq + local Hessian + gptq");
+  EXPECT_EQ(find_preset("nvfp4_svdquant").scheme.solvers(), "awq + svdquant");
 }
 
 TEST(Scheme, SolversDoNotChangeHowNumbersAreStored) {
