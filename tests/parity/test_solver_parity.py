@@ -1,4 +1,4 @@
-"""GPTQ and the searches for NVFP4 block scales against nvidia-modelopt's own code on the CPU."""
+"""GPTQ and the searches for NVFP4 block scales against nvidia-modelopt's own code on the CPU, low-rank factors against its formula."""
 import subprocess
 
 import pytest
@@ -87,3 +87,33 @@ def test_the_search_by_output_error_is_modelopts_local_hessian(linear):
     # Theirs tries all 126; ours an octave to either side of the largest weight.
     assert (found <= best * 1.0001).float().mean() > 0.995
     assert found.sum() <= 1.002 * best.sum()
+
+
+def test_low_rank_factors_by_weights_are_modelopts_svdquant(linear):
+    """B = U·S and A = Vᵀ of the f64 decomposition, cast to the weights' type (spec/quantization.md §6.6): up to the signs."""
+    weight, _, ours = linear
+    u, s, vt = torch.linalg.svd(weight.double(), full_matrices=False)
+    b, a = (u[:, :32] * s[:32]).bfloat16().float(), vt[:32].bfloat16().float()
+    signs = (a * ours["svd.a"].float()).sum(1).sign()
+    a, b = a * signs[:, None], b * signs
+    for theirs, mine in ((a, ours["svd.a"].float()), (b, ours["svd.b"].float())):
+        assert ((theirs - mine).abs() <= theirs.abs() * 2**-7).all()  # a bit of the last place of bf16
+        assert (theirs != mine).float().mean() < 0.001
+    assert torch.allclose(b @ a, ours["svd.b"].float() @ ours["svd.a"].float(), atol=1e-5)
+
+
+def test_low_rank_factors_by_output_are_eoras(linear):
+    """EoRA: W·U·Λ^½ of the inputs' eigenvectors is decomposed and taken back; the same product without an inverse."""
+    weight, x, ours = linear
+    values, vectors = torch.linalg.eigh(x.double().T @ x.double())
+    root = vectors * values.clamp_min(0).sqrt()
+    u, s, vt = torch.linalg.svd(weight.double() @ root, full_matrices=False)
+    product = (u[:, :32] * s[:32]) @ vt[:32] @ torch.linalg.pinv(root)
+    mine = ours["whitened.b"].double() @ ours["whitened.a"].double()
+    assert (product - mine).norm() < 0.01 * product.norm()
+
+    def loss(low_rank):
+        return ((weight.double() - low_rank) @ root).square().sum()
+
+    assert loss(mine) < 1.01 * loss(product)
+    assert loss(mine) < 0.8 * loss(ours["svd.b"].double() @ ours["svd.a"].double())

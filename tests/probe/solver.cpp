@@ -1,5 +1,5 @@
-// probe_solver IN.safetensors OUT.safetensors: AWQ, GPTQ and scale searches of one linear; IN holds "weight"
-// [out, in] and "x" [tokens, in].
+// probe_solver IN.safetensors OUT.safetensors: AWQ, GPTQ, scale searches and low-rank factors of one linear;
+// IN holds "weight" [out, in] and "x" [tokens, in].
 #include "visq/quant/solver.h"
 
 #include <ATen/ATen.h>
@@ -8,6 +8,7 @@
 #include "visq/io/safetensors.h"
 #include "visq/quant/codec.h"
 #include "visq/quant/gptq.h"
+#include "visq/quant/low_rank.h"
 #include "visq/quant/scale_search.h"
 
 int main(int argc, char** argv) {
@@ -28,12 +29,18 @@ int main(int argc, char** argv) {
   const auto searched = [&](visq::ScaleSearch search) {
     return visq::search_scales(search, nvfp4, weight, gram, at::kFloat).scale;
   };
+  const visq::LowRank plain = visq::nearest_low_rank(weight, {}, 32, at::kBFloat16);
+  const visq::LowRank whitened = visq::nearest_low_rank(weight, gram, 32, at::kBFloat16);
   visq::write_safetensors(argv[2], {{"alpha", at::tensor({decision.alpha}, at::kDouble)},
                                     {"losses", at::tensor(decision.losses, at::kDouble)},
                                     {"scale", decision.scale},
                                     {"int4.codes", int4.codes},
                                     {"int4.scale", int4.scale},
                                     {"gptq.codes", solved.codes},
+                                    {"svd.a", plain.a},
+                                    {"svd.b", plain.b},
+                                    {"whitened.a", whitened.a},
+                                    {"whitened.b", whitened.b},
                                     {"nvfp4.scale_2", nvfp4.scale_2},
                                     {"mse.scale", searched(visq::ScaleSearch::mse)},
                                     {"output_error.scale", searched(visq::ScaleSearch::output_error)}});

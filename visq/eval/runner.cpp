@@ -62,6 +62,10 @@ nn::Linear simulated_linear(const PackedLinear& packed, InputFormat input, at::D
     const at::Tensor stored = packed.pre_quant_scale.to(at::kFloat);
     if (!stored.eq(1).all().item<bool>()) factors = stored.to(device, dtype);
   }
+  if (packed.low_rank.a.defined()) {
+    const at::Tensor a = packed.low_rank.a.to(device, dtype);
+    linear.low_rank = {factors.defined() ? a * factors : a, packed.low_rank.b.to(device, dtype)};
+  }
   if (input != InputFormat::none || factors.defined())
     linear.input = [factors, input, scale = packed.input_scale.value_or(1.0f)](const at::Tensor& x) {
       return simulate_input(input, factors.defined() ? x * factors : x, scale);

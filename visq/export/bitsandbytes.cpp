@@ -110,7 +110,7 @@ class BitsAndBytesLayout final : public Layout {
         !get_or<bool>(config, "bnb_4bit_use_double_quant", false, origin) ||
         get_or<std::string>(config, "bnb_4bit_quant_storage", "uint8", origin) != "uint8")
       fail("{}: of bitsandbytes' formats visq reads nf4 with double quantization, stored as uint8", origin);
-    return StoredQuantization{find_preset("nf4").scheme, {}, KvCacheFormat::none, named_recipe(config)};
+    return StoredQuantization{named_scheme(config, "nf4"), {}, KvCacheFormat::none, named_recipe(config)};
   }
 
   bool is_quantized(const Checkpoint& checkpoint, const std::string& module) const override {

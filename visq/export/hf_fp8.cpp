@@ -8,7 +8,9 @@
 namespace visq {
 namespace {
 
-bool is_held(const Scheme& scheme) { return scheme.stored_like(find_preset("fp8_pb_wo").scheme); }
+constexpr const char* kPreset = "fp8_pb_wo";
+
+bool is_held(const Scheme& scheme) { return scheme.stored_like(find_preset(kPreset).scheme); }
 
 class HfFp8Layout final : public Layout {
  public:
@@ -52,6 +54,8 @@ class HfFp8Layout final : public Layout {
         if (std::ranges::find(names, Json(name)) == names.end()) names.push_back(name);
     if (summary.kv_cache != KvCacheFormat::none)
       config["kv_cache_scheme"] = {{"dynamic", false}, {"num_bits", 8}, {"type", "float"}};
+    if (summary.schemes.front() != find_preset(kPreset).scheme)
+      config["producer"] = producer_of("visq", summary);
     return config;
   }
 
@@ -61,8 +65,10 @@ class HfFp8Layout final : public Layout {
     if (block != std::vector<int64_t>{kFp8Block, kFp8Block})
       fail("{}: weight_block_size is [{}]; visq reads [128, 128]", origin, fmt::join(block, ", "));
     const bool fp8_kv = config.contains("kv_cache_scheme") && config.at("kv_cache_scheme").is_object();
-    return StoredQuantization{
-        find_preset("fp8_pb_wo").scheme, {}, fp8_kv ? KvCacheFormat::fp8 : KvCacheFormat::none, {}};
+    return StoredQuantization{named_scheme(config, kPreset),
+                              {},
+                              fp8_kv ? KvCacheFormat::fp8 : KvCacheFormat::none,
+                              named_recipe(config)};
   }
 
   bool is_quantized(const Checkpoint& checkpoint, const std::string& module) const override {

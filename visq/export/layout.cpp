@@ -36,6 +36,13 @@ bool holds_cache(const Layout& layout, KvCacheFormat kv_cache) {
 
 }  // namespace
 
+double bits_per_weight(const QuantizedLinear& linear) {
+  const auto rows = static_cast<double>(linear.rows), columns = static_cast<double>(linear.columns);
+  const auto factor_bits =
+      static_cast<double>(8 * at::elementSize(linear.source_dtype) * linear.scheme.low_rank);
+  return linear.scheme.bits_per_weight() + factor_bits * (1 / rows + 1 / columns);
+}
+
 void add_stored(std::vector<Scheme>& schemes, const Scheme& scheme) {
   if (std::ranges::none_of(schemes, [&](const Scheme& known) { return known.stored_like(scheme); }))
     schemes.push_back(scheme);

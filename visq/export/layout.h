@@ -10,6 +10,7 @@
 #include "visq/export/engines.h"
 #include "visq/io/checkpoint.h"
 #include "visq/io/checkpoint_writer.h"
+#include "visq/quant/low_rank.h"
 #include "visq/quant/presets.h"
 
 namespace visq {
@@ -23,12 +24,16 @@ struct QuantizedLinear {
   bool standalone = false;  ///< engines do not fuse it with others (o_proj, down_proj)
 };
 
+/// Bits a weight takes on disk, with scales and low-rank factors.
+double bits_per_weight(const QuantizedLinear& linear);
+
 /// What solver and codec made of a linear; what a reader finds.
 struct PackedLinear {
   PackedTensor weight;
   std::optional<float> input_scale;   ///< real input = code · input_scale
   std::optional<float> second_scale;  ///< W4A8: amax of the dequantized weight / 448
   at::Tensor pre_quant_scale;         ///< [columns] factors of the input before quantization; undefined: none
+  LowRank low_rank;  ///< beside the weight, of the input as it is after pre_quant_scale; undefined: none
 };
 
 /// What a configuration has to say about an output.

@@ -22,6 +22,10 @@ Json producer_of(const char* name, const ExportSummary& summary);
 /// The recipe that a configuration of ours names; "": none.
 std::string named_recipe(const Json& quantization_config);
 
+/// ModelOpt's names of low-rank factors in language models (spec/export.md §3.4).
+inline constexpr const char *kLowRankA = ".weight_quantizer._svdquant_lora_a",
+                            *kLowRankB = ".weight_quantizer._svdquant_lora_b";
+
 /// Blocks of 128 that cover an extent.
 inline int64_t blocks_of(int64_t extent) { return (extent + kFp8Block - 1) / kFp8Block; }
 

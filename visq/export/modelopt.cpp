@@ -25,6 +25,7 @@ const std::vector<Algorithm>& algorithms() {
       {"int4_awq_lite", "W4A16_AWQ", {"tensorrt-llm"}},
       {"w4a8_awq", "W4A8_AWQ", {"tensorrt-llm"}},
       {"nvfp4_max", "NVFP4", {"vllm", "sglang", "tensorrt-llm"}},
+      {"nvfp4_svdquant", "NVFP4_SVD", {}},  // written by ModelOpt, read by no engine
       {"fp8_pc_pt", "FP8_PER_CHANNEL_PER_TOKEN", {"vllm", "tensorrt-llm"}},
       {"fp8_pb_wo", "fp8_pb_wo", {"vllm", "tensorrt-llm"}},  // TensorRT-LLM wants it in lower case (§7.2)
       {"int8_wo", "W8A16", {"tensorrt-llm"}},
@@ -42,9 +43,13 @@ const std::vector<Algorithm>& algorithms() {
 
 constexpr const char* kMixed = "MIXED_PRECISION";
 
-const Algorithm* find_algorithm(const Scheme& scheme) {
-  for (const Algorithm& algorithm : algorithms())
-    if (find_preset(algorithm.preset).scheme.stored_like(scheme)) return &algorithm;
+const Algorithm* find_algorithm(Scheme scheme) {
+  for (const Algorithm& algorithm : algorithms()) {
+    const Scheme& stored = find_preset(algorithm.preset).scheme;
+    if (stored.low_rank > 0 && scheme.low_rank > 0)
+      scheme.low_rank = stored.low_rank;  // any rank has the same
+    if (stored.stored_like(scheme)) return &algorithm;
+  }
   return nullptr;
 }
 
@@ -64,10 +69,10 @@ const Algorithm& named_algorithm(const std::string& name, const std::string& ori
 void add_block_keys(Json& config, const Scheme& scheme) {
   if (scheme.weight != Codec::int4 && scheme.weight != Codec::nvfp4 && !is_mx(scheme.weight)) return;
   config["group_size"] = scheme.block;
-  if (scheme.weight == Codec::int4) {
-    config["has_zero_point"] = false;
-    config["pre_quant_scale"] = true;
-  }
+  if (scheme.weight != Codec::int4 && scheme.low_rank == 0) return;
+  config["has_zero_point"] = false;
+  config["pre_quant_scale"] =
+      scheme.low_rank == 0;  // ModelOpt's low-rank factors have it, ours are beside folded ones
 }
 
 // The algorithm of each linear, where they differ (spec/export.md §3.3).
@@ -90,6 +95,10 @@ Json config_group(const Scheme& scheme) {
       {"dynamic", false}, {"num_bits", scheme.weight == Codec::nvfp4 ? 4 : 8}, {"type", "float"}};
   if (scheme.block > 0) arguments["group_size"] = scheme.block;
   Json group = {{"weights", arguments}, {"targets", {"Linear"}}};
+  if (scheme.low_rank > 0) {
+    group["has_zero_point"] = false;
+    group["pre_quant_scale"] = false;
+  }
   if (scheme.input != InputFormat::none) group["input_activations"] = arguments;
   return group;
 }
@@ -238,6 +247,10 @@ class ModelOptLayout final : public Layout {
     if (scheme.has_input_scale())
       add(".input_scale", at::kFloat, {},
           [](const PackedLinear& p) { return scalar_tensor(p.input_scale.value(), at::kFloat, {}); });
+    if (const int64_t rank = scheme.low_rank; rank > 0) {
+      add(kLowRankA, linear.source_dtype, {rank, k}, [](const PackedLinear& p) { return p.low_rank.a; });
+      add(kLowRankB, linear.source_dtype, {n, rank}, [](const PackedLinear& p) { return p.low_rank.b; });
+    }
     // All smoothing is folded; the factors are ones where a loader insists on the tensor (spec/export.md
     // §3.4, §7.5).
     if (scheme.solver == Solver::smoothquant || (scheme.weight == Codec::int4 && linear.standalone))
@@ -368,10 +381,21 @@ class ModelOptLayout final : public Layout {
     if (scheme.has_input_scale()) linear.input_scale = read_scale(checkpoint, module + ".input_scale");
     if (checkpoint.contains(module + ".pre_quant_scale"))
       linear.pre_quant_scale = checkpoint.tensor(module + ".pre_quant_scale");
+    if (scheme.low_rank > 0) linear.low_rank = read_low_rank(checkpoint, module, packed);
     return linear;
   }
 
  private:
+  static LowRank read_low_rank(const Checkpoint& checkpoint, const std::string& module,
+                               const PackedTensor& weight) {
+    const at::ScalarType dtype = checkpoint.info(module + kLowRankA).dtype;
+    if (!at::isFloatingType(dtype) || at::isFloat8Type(dtype))
+      fail("{}: tensor '{}{}' is {}, not F32, BF16 or F16", checkpoint.file_of(module + kLowRankA).string(),
+           module, kLowRankA, safetensors_dtype(dtype));
+    const at::Tensor a = read_checked(checkpoint, module + kLowRankA, dtype, {-1, weight.columns});
+    return {a, read_checked(checkpoint, module + kLowRankB, dtype, {weight.rows, a.size(0)})};
+  }
+
   static Json kv_algorithm(KvCacheFormat format) {
     const KvAlgorithm* found = find_kv_algorithm(format);
     return found != nullptr ? Json(found->name) : Json(nullptr);

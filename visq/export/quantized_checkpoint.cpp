@@ -16,6 +16,19 @@ KvCacheFormat with_scales_of_1(KvCacheFormat kv_cache, const Layout& layout, con
   return kv_cache == KvCacheFormat::fp8 ? KvCacheFormat::fp8_cast : KvCacheFormat::nvfp4_cast;
 }
 
+// Their shapes alone say of what rank low-rank factors are.
+void find_ranks(StoredQuantization& stored, const Checkpoint& checkpoint) {
+  const std::string suffix = kLowRankA;
+  for (const std::string& name : checkpoint.names()) {
+    if (!name.ends_with(suffix)) continue;
+    const std::string module = name.substr(0, name.size() - suffix.size());
+    const auto own = stored.linears.find(checkpoint.name_in_part(module));
+    Scheme& scheme = own == stored.linears.end() ? stored.scheme : own->second;
+    const std::vector<int64_t>& shape = checkpoint.info(name).shape;
+    if (scheme.low_rank > 0 && shape.size() == 2 && shape.front() > 0) scheme.low_rank = shape.front();
+  }
+}
+
 }  // namespace
 
 std::optional<QuantizedCheckpoint> QuantizedCheckpoint::open(const Checkpoint& checkpoint) {
@@ -26,6 +39,7 @@ std::optional<QuantizedCheckpoint> QuantizedCheckpoint::open(const Checkpoint& c
   for (const Layout* layout : layouts())
     if (auto found = layout->recognise(config, origin)) {
       found->kv_cache = with_scales_of_1(found->kv_cache, *layout, checkpoint);
+      find_ranks(*found, checkpoint);
       return QuantizedCheckpoint(checkpoint, *layout, std::move(*found));
     }
   fail("{}: quant_method '{}' is not one that visq reads", origin,

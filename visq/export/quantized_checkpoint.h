@@ -32,8 +32,8 @@ class QuantizedCheckpoint {
   PackedLinear read(const std::string& module) const {
     return layout_->read(checkpoint_, module, scheme(module));
   }
-  /// The weight that an engine multiplies with: dequantized, second stage applied; inputs still want
-  /// pre_quant_scale.
+  /// The weight that an engine multiplies with: dequantized, second stage applied, without what low-rank
+  /// factors add; inputs still want pre_quant_scale.
   static at::Tensor effective_weight(const PackedLinear& linear);
 
   /// @param attention  "….self_attn";  @param kv_heads, head_dim  the model's, which scales must fit; −1: any

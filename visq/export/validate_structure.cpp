@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "visq/core/error.h"
+#include "visq/export/layout_parts.h"
 #include "visq/export/validation_context.h"
 
 namespace visq {
@@ -186,14 +187,27 @@ void check_names(const ValidationContext& context, Validation& validation) {
         findings.expect(output.contains(name) || context.modules.contains(parent_of(name)) ||
                             unstacked.contains(name) || is_tied_alias(*context.source, name),
                         "tensor '{}' of the source is missing", name);
-      static const std::set<std::string> kSuffixes = {
-          "weight",           "weight_packed",    "weight_scale",
-          "weight_scale_2",   "weight_scale_inv", "weight_global_scale",
-          "weight_shape",     "input_scale",      "k_scale",
-          "v_scale",          "k_bias",           "v_bias",
-          "pre_quant_scale",  "absmax",           "quant_map",
-          "nested_absmax",    "nested_quant_map", "bitsandbytes__nf4",
-          "weight_zero_point"};
+      static const std::set<std::string> kSuffixes = {"weight",
+                                                      "weight_packed",
+                                                      "weight_scale",
+                                                      "weight_scale_2",
+                                                      "weight_scale_inv",
+                                                      "weight_global_scale",
+                                                      "weight_shape",
+                                                      "input_scale",
+                                                      "k_scale",
+                                                      "v_scale",
+                                                      "k_bias",
+                                                      "v_bias",
+                                                      "pre_quant_scale",
+                                                      "absmax",
+                                                      "quant_map",
+                                                      "nested_absmax",
+                                                      "nested_quant_map",
+                                                      "bitsandbytes__nf4",
+                                                      "weight_zero_point",
+                                                      "_svdquant_lora_a",
+                                                      "_svdquant_lora_b"};
       for (const std::string& name : output.names())
         if (!context.source->contains(name))
           findings.expect(kSuffixes.contains(name.substr(name.rfind('.') + 1)), "tensor '{}' is not known",
@@ -207,8 +221,9 @@ void check_names(const ValidationContext& context, Validation& validation) {
         // Phi-4's own names hold "base_layer".
         const bool of_source = context.source != nullptr && parent_of(name).find(part) != std::string::npos &&
                                context.source->contains(parent_of(name) + ".weight");
-        findings.expect(of_source || name.find(part) == std::string::npos, "tensor '{}' holds '{}'", name,
-                        part);
+        const bool of_layout = name.find(".weight_quantizer._svdquant_lora_") != std::string::npos;
+        findings.expect(of_source || of_layout || name.find(part) == std::string::npos,
+                        "tensor '{}' holds '{}'", name, part);
       }
   }
   check_engine_excludes(context, validation);
@@ -258,7 +273,7 @@ void check_shapes(const ValidationContext& context, Validation& validation) {
       const PackedTensor weight = context.quantized.read(module).weight;
       linear.rows = weight.rows;
       linear.columns = weight.columns;
-      for (const char* scale : {".pre_quant_scale", ".weight_scale"})  // where either has it
+      for (const char* scale : {".pre_quant_scale", kLowRankA, ".weight_scale"})  // where one has it
         if (context.output.contains(module + scale)) {
           linear.source_dtype = context.output.info(module + scale).dtype;
           break;

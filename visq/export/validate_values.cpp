@@ -16,8 +16,8 @@ constexpr double kMinScalar = 1e-8, kMaxScalar = 1e3;  // of input and cache sca
 double number(const at::Tensor& tensor) { return tensor.to(at::kDouble).item<double>(); }
 
 // Relative Frobenius error of a correct export, with room for outlier channels; a wrong axis, nibble order or
-// scale lies far beyond (spec/export.md §8 E).
-double error_bound(const Scheme& scheme) {
+// scale lies far beyond (spec/export.md §8 E). GPTQ rounds further where that serves the outputs.
+double nearest_error_bound(const Scheme& scheme) {
   switch (scheme.weight) {
     case Codec::fp8_e4m3:
     case Codec::fp8_rows:
@@ -39,6 +39,10 @@ double error_bound(const Scheme& scheme) {
       return 0.2;
   }
   return 0;
+}
+
+double error_bound(const Scheme& scheme) {
+  return nearest_error_bound(scheme) * (scheme.rounding == Rounding::gptq ? 1.5 : 1);
 }
 
 // uint8 [rows, columns] → of each block of 128 × 128.
@@ -127,7 +131,8 @@ void check_each(const ValidationContext& context, Validation& validation) {
     const bool largest_codes = scheme.scales == ScaleSearch::max && scheme.rounding == Rounding::nearest;
     searched |= !largest_codes;
     const PackedLinear linear = context.quantized.read(module);
-    for (const at::Tensor* tensor : {&linear.weight.codes, &linear.weight.scale, &linear.weight.scale_2}) {
+    for (const at::Tensor* tensor : {&linear.weight.codes, &linear.weight.scale, &linear.weight.scale_2,
+                                     &linear.low_rank.a, &linear.low_rank.b}) {
       if (!tensor->defined()) continue;
       if (tensor->scalar_type() == at::kFloat8_e4m3fn)
         finite.expect(!tensor->view(at::kByte).bitwise_and(0x7F).eq(0x7F).any().item<bool>(),
@@ -135,7 +140,7 @@ void check_each(const ValidationContext& context, Validation& validation) {
       else if (is_mx(linear.weight.codec) && tensor == &linear.weight.scale)
         finite.expect(tensor->ne(255).all().item<bool>(), "'{}' holds a NaN", module);
       else if (at::isFloatingType(tensor->scalar_type()))
-        finite.expect(at::isfinite(*tensor).all().item<bool>(), "'{}' holds a scale that is not finite",
+        finite.expect(at::isfinite(*tensor).all().item<bool>(), "'{}' holds a number that is not finite",
                       module);
     }
     if (linear.weight.codec == Codec::nf4)  // scales are codes; under their mean is where zeros lie
@@ -283,7 +288,9 @@ void check_values(const ValidationContext& context, Validation& validation) {
       const bool writer = name.ends_with("v_proj") || name.ends_with("up_proj");
       const bool reader = name.ends_with("o_proj") || name.ends_with("down_proj");
       if (reader != (pass == std::string("readers"))) continue;
-      const at::Tensor value = QuantizedCheckpoint::effective_weight(context.quantized.read(module));
+      const PackedLinear linear = context.quantized.read(module);
+      at::Tensor value = QuantizedCheckpoint::effective_weight(linear);
+      if (linear.low_rank.a.defined()) value = value + linear.low_rank.product();
       at::Tensor reference = source_weight(context, module).to(at::kFloat);
       if (value.sizes() != reference.sizes()) continue;  // C1 names it
       const std::string block = name.substr(0, name.rfind('.'));

@@ -9,10 +9,13 @@ namespace visq::nn {
 
 at::Tensor apply(const Linear& linear, const at::Tensor& x, const at::Tensor& adapted) {
   at::Tensor y = tiled_linear(linear.input ? linear.input(x) : x, linear.weight, linear.bias);
+  const auto low_rank = [&x](const Adapter& of) {
+    return tiled_linear(tiled_linear(x, of.a), of.b) * of.scale;
+  };
+  if (linear.low_rank.a.defined()) y = y + low_rank(linear.low_rank);
   if (linear.output) y = linear.output(x, y);
-  const Adapter& adapter = linear.adapter;
-  if (!adapter.a.defined() || !adapted.defined()) return y;
-  return y + tiled_linear(tiled_linear(x, adapter.a), adapter.b) * adapter.scale * adapted;
+  if (linear.adapter.a.defined() && adapted.defined()) y = y + low_rank(linear.adapter) * adapted;
+  return y;
 }
 
 at::Tensor rms_norm(const at::Tensor& x, const Norm& norm, double eps, bool plus_one) {

@@ -21,6 +21,7 @@ struct Linear {
   at::Tensor bias;                                     ///< [out], or undefined
   std::function<at::Tensor(const at::Tensor&)> input;  ///< simulated input quantization; empty: none
   Adapter adapter = {};                                ///< reads x itself, never quantized
+  Adapter low_rank = {};                               ///< likewise, a part of the weight: of all rows
   /// What takes the place of y, the adapter aside; empty: nothing does.
   std::function<at::Tensor(const at::Tensor& x, const at::Tensor& y)> output = {};
 };

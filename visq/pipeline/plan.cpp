@@ -293,7 +293,7 @@ std::string describe_plan(const Plan& plan) {
   for (const Site& site : plan.sites) {
     const auto count = static_cast<double>(site.linear.rows * site.linear.columns);
     weights += count;
-    bits += count * site.linear.scheme.bits_per_weight();
+    bits += count * bits_per_weight(site.linear);
   }
   std::string text = visq::format(
       "{}  →  {}\n"

@@ -408,25 +408,37 @@ std::vector<SolvedLinear> pack_together(const Plan& plan, const Checkpoint& chec
                                         const std::vector<at::Tensor>& weights, const Scheme& scheme,
                                         std::optional<float> input_scale, const at::Tensor& gram) {
   // What a codec says of a weight, with the weight's name.
-  const auto named = [&](size_t i, const auto& work) {
+  const auto named = [&](size_t i, const auto& work, const auto&... arguments) {
     try {
-      return work(weights[i]);
+      return work(arguments...);
     } catch (const Error& e) {
       const std::string name = sites[i]->linear.module + ".weight";
       fail("{}: tensor '{}': {}", checkpoint.file_of(name).string(), name, e.what());
     }
   };
+  // What is left to quantize once low-rank factors have taken their part.
+  const bool by_output = scheme.low_rank > 0 && scheme.low_rank_by == LowRankBy::output;
+  const at::Tensor low_rank_gram = by_output ? gram : at::Tensor();
+  std::vector<LowRank> low_rank(sites.size());
+  std::vector<at::Tensor> rests = weights;
+  for (size_t i = 0; i < sites.size() && scheme.low_rank > 0; ++i) {
+    named(i, absolute_maximum, weights[i]);
+    low_rank[i] = nearest_low_rank(weights[i], low_rank_gram, scheme.low_rank, sites[i]->linear.source_dtype);
+    rests[i] = weights[i] - low_rank[i].product();
+  }
   float amax = 0;
   if (has_matrix_scale(scheme.weight))
-    for (size_t i = 0; i < sites.size(); ++i) amax = std::max(amax, named(i, absolute_maximum));
+    for (size_t i = 0; i < sites.size(); ++i) amax = std::max(amax, named(i, absolute_maximum, rests[i]));
   float dequantized_amax = 0;
   std::optional<GptqFactor> factor;
   std::vector<SolvedLinear> packed;
   for (size_t i = 0; i < sites.size(); ++i) {
     const at::ScalarType scale_dtype = plan.layout->scale_dtype(sites[i]->linear.source_dtype);
     PackedLinear linear;
-    linear.weight = named(
-        i, [&](const at::Tensor& w) { return pack_solved(scheme, w, amax, scale_dtype, gram, factor); });
+    linear.weight = named(i, [&] { return pack_solved(scheme, rests[i], amax, scale_dtype, gram, factor); });
+    if (by_output)
+      low_rank[i] = refit_low_rank(low_rank[i], weights[i], dequantize(linear.weight), low_rank_gram);
+    linear.low_rank = std::move(low_rank[i]);
     if (input_scale) linear.input_scale = rounded(*input_scale, scale_dtype);
     if (scheme.fp8_second_stage)
       dequantized_amax = std::max(dequantized_amax, absolute_maximum(dequantize(linear.weight)));
@@ -459,9 +471,15 @@ void LayerSolver::pack_group(const Plan& plan, const GroupId& id, const Smoothed
       scheme.is_searched() && held_out.rows.defined()) {
     const at::Tensor inputs =
         simulate_input(scheme.input, held_out.rows, packed.front().second.input_scale.value_or(1));
+    // A low-rank part reads the inputs as they are: both parts together are one matrix that reads both kinds.
+    const bool low_rank = scheme.low_rank > 0;
+    const at::Tensor read = low_rank ? at::cat({inputs, held_out.rows}, 1) : inputs;
     const auto error_of = [&](const std::vector<SolvedLinear>& linears) {
-      return relative_error(held_out, weights, inputs,
-                            [&](size_t i) { return dequantize(linears[i].second.weight); });
+      return relative_error(held_out, weights, read, [&](size_t i) {
+        const PackedLinear& linear = linears[i].second;
+        const at::Tensor quantized = dequantize(linear.weight);
+        return low_rank ? at::cat({quantized, linear.low_rank.product()}, 1) : quantized;
+      });
     };
     std::vector<SolvedLinear> plain = pack_by(scheme.unsearched());
     const Trial trial{error_of(packed), error_of(plain)};

@@ -74,6 +74,11 @@ at::Tensor pack_fp4(const at::Tensor& x);
 /// NF4 on any device (codec_nf4.cpp). decode_nf4: columns are a multiple of 64.
 EncodedMatrix encode_nf4(const at::Tensor& weight);
 at::Tensor decode_nf4(const PackedTensor& packed, at::ScalarType dtype);
+/// f32 [rows, columns / 64]: what the levels of each block are multiplied by.
+at::Tensor nf4_magnitudes(const PackedTensor& packed);
+/// f32 → the nearest levels, likewise; → their codes, two to a byte, [rows, columns / 2].
+at::Tensor nearest_nf4(const at::Tensor& values);
+at::Tensor pack_nf4_codes(const at::Tensor& values);
 
 const CodecBackend& cpu_codecs();
 const CodecBackend& aten_codecs();

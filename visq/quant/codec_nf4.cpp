@@ -36,6 +36,12 @@ at::Tensor coded(const at::Tensor& blocks, const at::Tensor& amax, const at::Ten
   return nearest((blocks * inverse.unsqueeze(1)).clamp(-1.0, 1.0), levels);
 }
 
+/// The even column in the high half of a byte. @param codes  uint8 [rows, columns]
+at::Tensor nibbles(const at::Tensor& codes) {
+  const at::Tensor pairs = codes.unflatten(1, {-1, 2});
+  return pairs.select(2, 0).mul(16).bitwise_or(pairs.select(2, 1));
+}
+
 /// The mean, added up in an order that does not depend on the threads.
 float mean_of(const at::Tensor& values) {
   const at::Tensor parts =
@@ -81,8 +87,7 @@ EncodedMatrix encode_nf4(const at::Tensor& weight) {
   EncodedMatrix result;
   result.finite = at::isfinite(amax).all().item<bool>();
   if (!result.finite) return result;
-  const at::Tensor pairs = coded(blocks, amax, nf4_levels()).view({rows, columns / 2, 2});
-  result.codes = pairs.select(2, 0).mul(16).bitwise_or(pairs.select(2, 1));
+  result.codes = nibbles(coded(blocks, amax, nf4_levels()).view({rows, columns}));
 
   const float mean = mean_of(amax);
   result.zero_point = at::full({}, mean, amax.options());
@@ -95,10 +100,19 @@ EncodedMatrix encode_nf4(const at::Tensor& weight) {
   return result;
 }
 
-at::Tensor decode_nf4(const PackedTensor& packed, at::ScalarType dtype) {
+at::Tensor nf4_magnitudes(const PackedTensor& packed) {
   const at::Tensor nested =
       in_blocks(level_of(packed.scale, nf4_scale_levels()), kNf4NestedBlock) * packed.scale_2.unsqueeze(1);
-  const at::Tensor amax = nested.flatten().narrow(0, 0, packed.scale.numel()) + packed.zero_point;
+  return (nested.flatten().narrow(0, 0, packed.scale.numel()) + packed.zero_point).view(packed.scale.sizes());
+}
+
+at::Tensor nearest_nf4(const at::Tensor& values) {
+  return level_of(nearest(values, nf4_levels()), nf4_levels());
+}
+at::Tensor pack_nf4_codes(const at::Tensor& values) { return nibbles(nearest(values, nf4_levels())); }
+
+at::Tensor decode_nf4(const PackedTensor& packed, at::ScalarType dtype) {
+  const at::Tensor amax = nf4_magnitudes(packed).flatten();
   const at::Tensor codes = at::stack({packed.codes.bitwise_right_shift(4), packed.codes.bitwise_and(15)}, -1)
                                .view({-1, kNf4Block});
   return (level_of(codes, nf4_levels()) * amax.unsqueeze(1)).view({packed.codes.size(0), -1}).to(dtype);

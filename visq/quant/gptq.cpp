@@ -27,9 +27,8 @@ at::Tensor upper_factor(const at::Tensor& gram, double damping) {
   }
 }
 
-/// Rounds some rows. @param weight, step  f32 [rows, in], columns in the order of rounding
-at::Tensor round_rows(Codec codec, const at::Tensor& weight, const at::Tensor& step,
-                      const at::Tensor& factor) {
+/// Rounds some rows. @param weight, grid  f32 [rows, in], columns in the order of rounding
+at::Tensor round_rows(const at::Tensor& weight, const Grid& grid, const at::Tensor& factor) {
   const int64_t columns = weight.size(1);
   const at::Tensor values = at::empty_like(weight), error = at::empty_like(weight);
   const at::Tensor diagonal = factor.diagonal().contiguous();
@@ -42,7 +41,8 @@ at::Tensor round_rows(Codec codec, const at::Tensor& weight, const at::Tensor& s
       const int64_t column = begin + i;
       const at::Tensor w = weight.select(1, column);
       const at::Tensor target = w + carried.select(1, i) / diagonal[column];
-      const at::Tensor rounded = round_to_grid(codec, target, step.select(1, column));
+      const at::Tensor rounded =
+          grid.as([column](const at::Tensor& all) { return all.select(1, column); }).nearest(target);
       const at::Tensor e = w - rounded;
       values.select(1, column).copy_(rounded);
       error.select(1, column).copy_(e);
@@ -70,14 +70,17 @@ PackedTensor gptq(const at::Tensor& weight, const GptqFactor& factor, const Pack
   const at::Tensor& order = factor.order;
   if (order.size(0) != weight.size(1)) fail("GPTQ: the Gram matrix is not of the weight's inputs");
   if (!factor.factor.defined()) return scales;  // no input: every rounding is as good
-  const at::Tensor step = steps_of(scales).expand({rows, -1}).repeat_interleave(step_columns(scales), 1);
-  const at::Tensor ordered = weight.index_select(1, order), steps = step.index_select(1, order);
+  const at::Tensor ordered = weight.index_select(1, order);
+  const Grid grid = grid_of_columns(scales).as([&](const at::Tensor& all) {
+    return all.index_select(1, order).expand({rows, -1});
+  });
   const at::Tensor values = at::empty_like(ordered);
   // Rows do not depend on each other. A GPU takes them together.
   const int64_t share = weight.is_cpu() ? kRows : rows;
   parallel_tiles(rows, share, [&](int64_t begin, int64_t count) {
     values.narrow(0, begin, count)
-        .copy_(round_rows(scales.codec, ordered.narrow(0, begin, count), steps.narrow(0, begin, count),
+        .copy_(round_rows(ordered.narrow(0, begin, count),
+                          grid.as([=](const at::Tensor& all) { return all.narrow(0, begin, count); }),
                           factor.factor));
   });
   return repack(scales, values.index_select(1, order.argsort()));

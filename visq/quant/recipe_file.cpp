@@ -34,6 +34,9 @@ const Names<ScaleSearch> kScales = {{"max", ScaleSearch::max},
                                     {"output_error", ScaleSearch::output_error},
                                     {"four_over_six", ScaleSearch::four_over_six}};
 const Names<Rounding> kRoundings = {{"nearest", Rounding::nearest}, {"gptq", Rounding::gptq}};
+const Names<LowRankBy> kLowRankBys = {{"output", LowRankBy::output}, {"weight", LowRankBy::weight}};
+constexpr int64_t kMostColumns = 65536;  // of a block
+constexpr int64_t kMostRank = 1024;
 
 template <typename T>
 const char* name_of(const Names<T>& names, T value) {
@@ -83,10 +86,10 @@ std::string contradiction(const Scheme& scheme) {
     return visq::format("block: {} has blocks of {}", name, default_block(codec));
   if (scheme.scales == ScaleSearch::four_over_six && codec != Codec::nvfp4)
     return "scales: four_over_six needs weight: nvfp4";
-  if (searched && codec != Codec::int4 && codec != Codec::nvfp4)
-    return visq::format("scales: those of {} are not searched; int4's and nvfp4's are", name);
-  if (scheme.rounding == Rounding::gptq && codec != Codec::int4 && codec != Codec::nvfp4 &&
-      codec != Codec::int8 && codec != Codec::fp8_e4m3)
+  if (searched && !any_block && codec != Codec::int8 && codec != Codec::nvfp4)
+    return visq::format("scales: those of {} are not searched; int4's, int4_asym's, int8's and nvfp4's are",
+                        name);
+  if (scheme.rounding == Rounding::gptq && is_mx(codec))
     return visq::format("rounding: gptq does not know {}", name);
   if (scheme.solver == Solver::smoothquant && scheme.input == InputFormat::none)
     return "smoothing: smoothquant moves what is difficult from inputs to weights, and these inputs stay as "
@@ -201,9 +204,8 @@ class Reader {
 
   Rule rule(const YAML::Node& node) const {
     if (!node.IsMap()) refuse(node, "a rule is a mapping such as {sites: \"*\", weight: int4}");
-    const std::vector<std::string> of_schemes = {"weight",    "block", "second_stage",     "input",
-                                                 "smoothing", "alpha", "smoothing_inputs", "scales",
-                                                 "rounding"};
+    const std::vector<std::string> of_schemes = {"weight", "block", "second_stage", "input", "smoothing", "alpha",
+                                                 "smoothing_inputs", "scales", "rounding", "low_rank", "low_rank_by"};
     std::vector<std::string> known = {"sites", "scheme"};
     known.insert(known.end(), of_schemes.begin(), of_schemes.end());
     check_keys(node, known);
@@ -222,7 +224,7 @@ class Reader {
     const Codec before = scheme.weight;
     choose(node, "weight", kWeights, scheme.weight);
     if (!node["scheme"] || scheme.weight != before) scheme.block = default_block(scheme.weight);
-    if (node["block"]) scheme.block = number(node["block"]);
+    if (node["block"]) scheme.block = number(node, "block", 1, kMostColumns);
     choose(node, "second_stage", kSecondStages, scheme.fp8_second_stage);
     choose(node, "input", kInputs, scheme.input);
     choose(node, "smoothing", kSmoothings, scheme.solver);
@@ -232,15 +234,18 @@ class Reader {
     choose(node, "smoothing_inputs", kSmoothingInputs, scheme.rounded_inputs);
     choose(node, "scales", kScales, scheme.scales);
     choose(node, "rounding", kRoundings, scheme.rounding);
+    if (node["low_rank"]) scheme.low_rank = number(node, "low_rank", 0, kMostRank);
+    choose(node, "low_rank_by", kLowRankBys, scheme.low_rank_by);
     if (const std::string wrong = contradiction(scheme); !wrong.empty()) refuse(node, wrong);
     result.scheme = scheme;
     return result;
   }
 
-  int64_t number(const YAML::Node& node) const {
+  int64_t number(const YAML::Node& rule, const char* key, int64_t least, int64_t most) const {
+    const YAML::Node node = rule[key];
     int64_t value = 0;
-    if (!node.IsScalar() || !YAML::convert<int64_t>::decode(node, value) || value <= 0 || value > 65536)
-      refuse(node, "block: expected a number of columns");
+    if (!node.IsScalar() || !YAML::convert<int64_t>::decode(node, value) || value < least || value > most)
+      refuse(node, visq::format("{}: expected a number from {} to {}", key, least, most));
     return value;
   }
 
@@ -301,8 +306,12 @@ std::string recipe_text(const Recipe& recipe) {
                          name_of(kSmoothings, scheme.solver));
     if (scheme.alpha) text += visq::format(", alpha: {}", *scheme.alpha);
     if (scheme.rounded_inputs) text += ", smoothing_inputs: rounded";
-    text += visq::format(", scales: {}, rounding: {}}}\n", name_of(kScales, scheme.scales),
+    text += visq::format(", scales: {}, rounding: {}", name_of(kScales, scheme.scales),
                          name_of(kRoundings, scheme.rounding));
+    if (scheme.low_rank > 0)
+      text += visq::format(", low_rank: {}, low_rank_by: {}", scheme.low_rank,
+                           name_of(kLowRankBys, scheme.low_rank_by));
+    text += "}\n";
   }
   return text;
 }

@@ -19,13 +19,15 @@ constexpr int64_t kE4m3Octave = 8;      // codes from a number to its double
 // One thread's rows: blocks [rows, blocks, columns a block] and what they are judged by.
 struct Blocks {
   Codec codec;
-  at::Tensor values;   // f32
-  at::Tensor hessian;  // f32 [blocks, columns a block, columns a block]; undefined: the identity
+  at::Tensor values;      // f32
+  at::Tensor zero_point;  // f32 [rows, blocks]; undefined: none
+  at::Tensor hessian;     // f32 [blocks, columns a block, columns a block]; undefined: the identity
 
   // [rows, blocks]: the error under a step for each block
   at::Tensor error(const at::Tensor& step) const {
-    const at::Tensor wide = step.unsqueeze(-1);
-    const at::Tensor difference = round_to_grid(codec, values, wide).sub_(values);
+    const Grid grid =
+        Grid{codec, step, zero_point}.as([](const at::Tensor& all) { return all.unsqueeze(-1); });
+    const at::Tensor difference = grid.nearest(values).sub_(values);
     if (!hessian.defined()) return difference.square_().sum(-1);
     const at::Tensor by_block = difference.transpose(0, 1);  // [blocks, rows, columns a block]
     return (at::bmm(by_block, hessian) * by_block).sum(-1).t();
@@ -132,7 +134,7 @@ PackedTensor search_scales(ScaleSearch search, const PackedTensor& packed, const
                            const at::Tensor& gram, at::ScalarType scale_dtype) {
   if (search == ScaleSearch::max) return packed;
   const bool fp4 = packed.codec == Codec::nvfp4;
-  if (!fp4 && packed.codec != Codec::int4 && packed.codec != Codec::int8)
+  if (!fp4 && packed.codec != Codec::int4 && packed.codec != Codec::int4_asym && packed.codec != Codec::int8)
     fail("{} has no scales to search", codec_name(packed.codec));
   const int64_t rows = packed.rows, block = step_columns(packed);
   const at::Tensor values = weight.to(at::kFloat).view({rows, -1, block});
@@ -142,10 +144,11 @@ PackedTensor search_scales(ScaleSearch search, const PackedTensor& packed, const
     hessian = diagonal_blocks(gram, block);
   }
   PackedTensor result = packed;
-  const at::Tensor before = packed.scale.view({rows, -1});
+  const at::Tensor before = packed.scale.view({rows, -1}), zero_point = grid_of_blocks(packed).zero_point;
   result.scale = at::empty_like(before);
   parallel_tiles(rows, std::max<int64_t>(1, kShare / packed.columns), [&](int64_t begin, int64_t count) {
-    const Blocks blocks{packed.codec, values.narrow(0, begin, count), hessian};
+    const Blocks blocks{packed.codec, values.narrow(0, begin, count),
+                        zero_point.defined() ? zero_point.narrow(0, begin, count) : zero_point, hessian};
     const at::Tensor part = before.narrow(0, begin, count).contiguous();
     result.scale.narrow(0, begin, count)
         .copy_(fp4 ? search_nvfp4(search, blocks, part, packed.scale_2)

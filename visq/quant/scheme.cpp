@@ -56,9 +56,11 @@ const char* scale_search_name(ScaleSearch search) {
 
 const char* rounding_name(Rounding rounding) { return rounding == Rounding::gptq ? "gptq" : "nearest"; }
 
+const char* low_rank_by_name(LowRankBy by) { return by == LowRankBy::weight ? "weight" : "output"; }
+
 bool Scheme::stored_like(const Scheme& other) const {
   return weight == other.weight && block == other.block && fp8_second_stage == other.fp8_second_stage &&
-         input == other.input;
+         input == other.input && low_rank == other.low_rank;
 }
 
 Scheme Scheme::smoothing() const {
@@ -82,9 +84,11 @@ Scheme Scheme::unsearched() const {
 }
 
 std::string Scheme::solvers() const {
-  const std::string searched = searches();
-  if (solver == Solver::max) return searched.empty() ? "max" : searched;
-  return searched.empty() ? solver_name(solver) : visq::format("{} + {}", solver_name(solver), searched);
+  std::string text = solver == Solver::max ? "" : solver_name(solver);
+  const auto append = [&](const std::string& name) { text += (text.empty() ? "" : " + ") + name; };
+  if (low_rank > 0) append(low_rank_by == LowRankBy::output ? "svdquant" : "svdquant by weights");
+  if (is_searched()) append(searches());
+  return text.empty() ? "max" : text;
 }
 
 std::string Scheme::searches() const {
@@ -121,7 +125,8 @@ double Scheme::bits_per_weight() const {
   return 8;
 }
 
-std::string describe_weight(const Scheme& scheme) {
+namespace {
+std::string describe_codec(const Scheme& scheme) {
   switch (scheme.weight) {
     case Codec::fp8_e4m3:
       return "FP8 E4M3, one scale a matrix";
@@ -149,6 +154,13 @@ std::string describe_weight(const Scheme& scheme) {
       return visq::format("MXINT8, blocks of {}", scheme.block);
   }
   return codec_name(scheme.weight);
+}
+}  // namespace
+
+std::string describe_weight(const Scheme& scheme) {
+  std::string text = describe_codec(scheme);
+  if (scheme.low_rank > 0) text += visq::format(", beside rank {}", scheme.low_rank);
+  return text;
 }
 
 std::string describe_input(const Scheme& scheme) {

@@ -19,11 +19,15 @@ enum class Solver { max, smoothquant, awq };
 enum class ScaleSearch { max, mse, output_error, four_over_six };
 /// How weights are rounded under their scales.
 enum class Rounding { nearest, gptq };
+/// By which error the low-rank part of a weight is chosen: that of the outputs, or that of the weights, which
+/// is a plain singular value decomposition (ModelOpt's SVDQuant).
+enum class LowRankBy { output, weight };
 
 const char* input_format_name(InputFormat format);
 const char* solver_name(Solver solver);
 const char* scale_search_name(ScaleSearch search);
 const char* rounding_name(Rounding rounding);
+const char* low_rank_by_name(LowRankBy by);
 
 struct Scheme {
   Codec weight = Codec::fp8_e4m3;
@@ -36,10 +40,16 @@ struct Scheme {
   bool rounded_inputs = false;
   ScaleSearch scales = ScaleSearch::max;
   Rounding rounding = Rounding::nearest;
+  int64_t low_rank =
+      0;  ///< rank of the part that is kept beside the quantized weight in the weight's own type; 0: none
+  LowRankBy low_rank_by = LowRankBy::output;
   bool operator==(const Scheme&) const = default;
 
   /// Whether scales or codes depend on the Gram matrix of the (smoothed) inputs.
-  bool packs_by_gram() const { return scales == ScaleSearch::output_error || rounding == Rounding::gptq; }
+  bool packs_by_gram() const {
+    return scales == ScaleSearch::output_error || rounding == Rounding::gptq ||
+           (low_rank > 0 && low_rank_by == LowRankBy::output);
+  }
   bool needs_gram() const { return solver == Solver::awq || packs_by_gram(); }
   /// Whether scales or codes are other than those of the largest magnitudes and of rounding to nearest.
   bool is_searched() const { return scales != ScaleSearch::max || rounding != Rounding::nearest; }
@@ -65,7 +75,7 @@ struct Scheme {
   /// What finds scales and codes, in order: "max", "awq + clip", "mse + gptq".
   std::string solvers() const;
   std::string searches() const;  ///< those of scales and codes alone; "": none
-  /// Bits a weight takes on disk, scales included.
+  /// Bits a weight takes on disk, scales included; low-rank factors aside, whose share depends on the matrix.
   double bits_per_weight() const;
 };
 

@@ -26,6 +26,13 @@ TEST(ModelOptLayout, TensorsPerFormat) {
                                                    {"m.weight_scale", at::kFloat8_e4m3fn, {256, 32}},
                                                    {"m.weight_scale_2", at::kFloat, {}},
                                                    {"m.input_scale", at::kFloat, {}}}));
+  EXPECT_EQ(shapes(layout, "nvfp4_svdquant", false),
+            (Shapes{{"m.weight", at::kByte, {256, 256}},
+                    {"m.weight_scale", at::kFloat8_e4m3fn, {256, 32}},
+                    {"m.weight_scale_2", at::kFloat, {}},
+                    {"m.input_scale", at::kFloat, {}},
+                    {"m.weight_quantizer._svdquant_lora_a", at::kBFloat16, {32, 512}},
+                    {"m.weight_quantizer._svdquant_lora_b", at::kBFloat16, {256, 32}}}));
   EXPECT_EQ(shapes(layout, "int4_awq", false),
             (Shapes{{"m.weight", at::kByte, {128, 512}}, {"m.weight_scale", at::kFloat, {256, 4}}}));
   EXPECT_EQ(shapes(layout, "w4a8_awq", true), (Shapes{{"m.weight", at::kByte, {128, 512}},

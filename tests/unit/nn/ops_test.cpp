@@ -37,6 +37,16 @@ TEST(Ops, LinearQuantizesItsInputFirstWhenToldTo) {
   EXPECT_FLOAT_EQ(apply(linear, x).item<float>(), 1 + 6 + 0.5f);
 }
 
+TEST(Ops, LowRankPartsReadTheInputAsItIsAndAddUp) {
+  Linear linear{at::zeros({1, 2}), {}, [](const at::Tensor& t) { return t.round(); }};
+  linear.low_rank = {at::tensor({1.0f, 1.0f}).view({1, 2}), at::tensor({2.0f}).view({1, 1})};
+  const at::Tensor x = at::tensor({1.4f, 2.6f, 0.5f, 0.25f}).view({2, 2});
+  EXPECT_LT(largest_difference(apply(linear, x), at::tensor({8.0f, 1.5f}).view({2, 1})), 1e-6);
+  linear.adapter = {at::tensor({1.0f, 0.0f}).view({1, 2}), at::tensor({1.0f}).view({1, 1}), 10};
+  const at::Tensor adapted = at::tensor({0.0f, 1.0f}).view({2, 1});  // the second row alone
+  EXPECT_LT(largest_difference(apply(linear, x, adapted), at::tensor({8.0f, 6.5f}).view({2, 1})), 1e-6);
+}
+
 TEST(Ops, ActivationsFollowTheirDefinitions) {
   const double x = 0.7;
   const at::Tensor t = at::tensor({static_cast<float>(x)});

@@ -24,7 +24,8 @@ double loss(const PackedTensor& packed, const at::Tensor& weight, const at::Tens
 }
 
 std::vector<PackedTensor> packings(const at::Tensor& w) {
-  return {pack_int4(w, 128), pack_int8(w), pack_nvfp4(w), pack_fp8(w), pack_fp8_rows(w)};
+  return {pack_int4(w, 128), pack_int4_asym(w, 128), pack_nf4(w),       pack_int8(w), pack_nvfp4(w),
+          pack_fp8(w),       pack_fp8_rows(w),       pack_fp8_blocks(w)};
 }
 
 TEST(Gptq, LowersTheOutputErrorOfEveryCodecUnderTheSameScales) {
@@ -50,7 +51,7 @@ TEST(Gptq, EqualsTheUpdateByTheInverse) {
   damped.diagonal().add_(damping * damped.diagonal().mean());
   const at::Tensor u = at::linalg_cholesky(at::linalg_inv(damped), /*upper=*/true);
   const at::Tensor rest = w.to(at::kDouble).clone(), values = at::empty_like(rest);
-  const at::Tensor step = steps_of(scales).repeat_interleave(64, 1).to(at::kDouble);
+  const at::Tensor step = grid_of_blocks(scales).step.repeat_interleave(64, 1).to(at::kDouble);
   for (int64_t j = 0; j < n; ++j) {
     const at::Tensor s = step.select(1, j);
     values.select(1, j).copy_((rest.select(1, j) / s).round().clamp(-8, 7) * s);

@@ -65,11 +65,12 @@ TEST(Scheme, NamesWhatFindsScalesAndCodes) {
   EXPECT_EQ(find_preset("int8_sq").scheme.solvers(), "smoothquant");
   EXPECT_EQ(find_preset("int4_awq_full").scheme.solvers(), "awq + clip");
   EXPECT_EQ(find_preset("nvfp4").scheme.solvers(), "awq + gptq");
+  EXPECT_EQ(find_preset("nvfp4_svdquant").scheme.solvers(), "awq + svdquant");
 }
 
 TEST(Scheme, SolversDoNotChangeHowNumbersAreStored) {
   const Scheme& nvfp4 = find_preset("nvfp4").scheme;
-  EXPECT_TRUE(nvfp4.stored_like(find_preset("nvfp4_awq_gptq").scheme));
+  EXPECT_TRUE(nvfp4.stored_like(find_preset("nvfp4_max").scheme));
   EXPECT_FALSE(nvfp4.stored_like(find_preset("w4a16_nvfp4").scheme));
   EXPECT_FALSE(nvfp4.stored_like(find_preset("int4_awq").scheme));
 }

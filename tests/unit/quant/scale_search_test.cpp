@@ -23,7 +23,7 @@ at::Tensor exhaustive(const at::Tensor& weight, const PackedTensor& packed) {
   std::vector<at::Tensor> errors;
   for (int code = 1; code <= 126; ++code) {
     const at::Tensor number = at::full({1}, code, at::kByte).view(at::kFloat8_e4m3fn).to(at::kFloat);
-    const at::Tensor rounded = round_to_grid(Codec::nvfp4, blocks, number * packed.scale_2);
+    const at::Tensor rounded = Grid{Codec::nvfp4, number * packed.scale_2, {}}.nearest(blocks);
     errors.push_back((rounded - blocks).square().sum(-1));
   }
   return (at::stack(errors).argmin(0) + 1).to(at::kByte);
@@ -77,7 +77,8 @@ TEST(ScaleSearch, ByOutputErrorBeatsTheSearchByWeights) {
                         gram.narrow(0, begin, block).narrow(1, begin, block).contiguous());
     return loss;
   };
-  for (const PackedTensor& packed : {pack_nvfp4(w), pack_int4(w, 128)}) {
+  for (const PackedTensor& packed :
+       {pack_nvfp4(w), pack_int4(w, 128), pack_int4_asym(w, 128), pack_int8(w)}) {
     const double plain = block_loss(packed),
                  by_weight = block_loss(search_scales(ScaleSearch::mse, packed, w, {}, at::kFloat)),
                  by_output =
@@ -98,12 +99,32 @@ TEST(ScaleSearch, IntegerScalesAreStoredAsTheLayoutWants) {
 TEST(Grid, RoundsToWhatTheCodecsRoundTo) {
   at::manual_seed(6);
   const at::Tensor w = heavy_tailed(32, 256).to(at::kBFloat16).to(at::kFloat);
-  for (const PackedTensor& packed :
-       {pack_int4(w, 128), pack_int8(w), pack_nvfp4(w), pack_fp8(w), pack_fp8_rows(w)}) {
-    EXPECT_TRUE(at::equal(round_to_grid(packed, w), dequantize(packed))) << codec_name(packed.codec);
+  for (const PackedTensor& packed : {pack_int4(w, 128), pack_int4_asym(w, 128), pack_int8(w), pack_nvfp4(w),
+                                     pack_fp8(w), pack_fp8_rows(w), pack_fp8_blocks(w)}) {
+    EXPECT_TRUE(at::equal(grid_of_columns(packed).nearest(w), dequantize(packed)))
+        << codec_name(packed.codec);
     const at::Tensor codes = repack(packed, w).codes;
     EXPECT_TRUE(at::equal(codes.view(at::kByte), packed.codes.view(at::kByte))) << codec_name(packed.codec);
   }
+}
+
+// The stored magnitudes of blocks are rounded themselves, so the codec's codes are not always the nearest.
+TEST(Grid, FindsNf4LevelsNearerThanTheCodecs) {
+  at::manual_seed(7);
+  const at::Tensor w = heavy_tailed(32, 256);
+  const PackedTensor packed = pack_nf4(w), again = repack(packed, w);
+  EXPECT_TRUE(at::equal(grid_of_columns(packed).nearest(w), dequantize(again)));
+  const at::Tensor before = (dequantize(packed) - w).abs(), after = (dequantize(again) - w).abs();
+  EXPECT_TRUE((after <= before * 1.00001).all().item<bool>());
+  EXPECT_TRUE((after < before).any().item<bool>());
+}
+
+TEST(Grid, EdgesOfSquareBlocksHaveTheirOwnScales) {
+  at::manual_seed(8);
+  const at::Tensor w = heavy_tailed(200, 150);
+  const PackedTensor packed = pack_fp8_blocks(w);
+  EXPECT_TRUE(at::equal(grid_of_columns(packed).nearest(w), dequantize(packed)));
+  EXPECT_TRUE(at::equal(dequantize(repack(packed, w)), dequantize(packed)));
 }
 
 }  // namespace
