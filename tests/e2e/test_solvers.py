@@ -61,3 +61,50 @@ def test_bytes_do_not_depend_on_the_number_of_threads(visq, demo, solved, tmp_pa
     for format in ("int4_awq", "nvfp4_gptq"):
         name = "model.safetensors"
         assert (tmp_path / format / name).read_bytes() == (solved / format / name).read_bytes()
+
+
+def test_the_report_says_what_held_out_samples_showed(solved):
+    for format in ("int4_awq", "nvfp4", "nvfp4_mse"):
+        groups = json.loads((solved / format / "visq_report.json").read_text())["groups"]
+        for group in groups:
+            held_out = group["held_out"]
+            assert 0 < held_out["relative_output_error"] <= held_out["without_solvers"], group
+            assert set(group.get("undone", [])) <= {"awq", "gptq", "mse"}
+    plain = json.loads((solved / "nvfp4_max" / "visq_report.json").read_text())["groups"]
+    assert not any("held_out" in group for group in plain)
+
+
+@pytest.fixture(scope="module")
+def statistics(visq, demo, tmp_path_factory):
+    out = tmp_path_factory.mktemp("statistics") / "stats"
+    visq("calibrate", demo / "model", "--calib", demo / "calibration.jsonl", "--samples", 64, "-o", out)
+    return out
+
+
+def test_modalities_are_weighed(visq, demo, statistics, tmp_path):
+    def quantize(name, *options):
+        visq("quantize", demo / "model", "-f", "int4_awq_lite", "--kv-cache", "none", "-o", tmp_path / name, *options)
+        return json.loads((tmp_path / name / "visq_report.json").read_text())["groups"]
+
+    sensitivity = json.loads((statistics / "statistics.json").read_text())["modality_sensitivity"]
+    assert sensitivity["text"] > 0 and sensitivity["image"] > 0
+    weights = [group["image_weight"] for group in quantize("stats", "--stats", statistics, "--modality-weight", "auto")]
+    assert len(set(weights)) > 1 and all(weight > 0 for weight in weights)
+    quantize("calib", "--calib", demo / "calibration.jsonl", "--samples", 64, "--modality-weight", "auto", "--save-recipe",
+             tmp_path / "auto.yaml")
+    assert "modality_weight: auto" in (tmp_path / "auto.yaml").read_text()
+    assert (tmp_path / "calib/model.safetensors").read_bytes() == (tmp_path / "stats/model.safetensors").read_bytes()
+    assert {group["image_weight"] for group in quantize("fixed", "--stats", statistics, "--modality-weight", "0.25")} == {0.25}
+
+
+def test_a_modality_weight_needs_samples_that_tell(visq, demo, tmp_path):
+    sample = {"messages": [{"role": "user", "content": [{"type": "image", "image": "images/q0001.png"}]}]}
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/q0001.png").write_bytes((demo / "images/q0001.png").read_bytes())
+    (tmp_path / "silent.jsonl").write_text(json.dumps(sample) + "\n")
+    for value, expected in (("auto", "silent.jsonl: no sample has an image and an answer"), ("-1", "'-1' is neither auto nor"),
+                            ("much", "'much' is neither auto nor")):
+        result = visq("quantize", demo / "model", "-f", "int4_awq_lite", "--calib", tmp_path / "silent.jsonl", "--modality-weight",
+                      value, "-o", tmp_path / "out", check=False)
+        assert result.returncode == 2 and expected in result.stderr and result.stderr.count("\n") == 1, result.stderr
+    assert not (tmp_path / "out").exists()

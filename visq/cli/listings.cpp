@@ -89,11 +89,10 @@ void list_formats(Style style) {
     const std::vector<std::string> engines = layout.engines(preset.scheme);
     rows.push_back({preset.name, preset.weight, visq::format("{:.3g}", preset.scheme.bits_per_weight()),
                     preset.input, preset.scheme.solvers(),
-                    preset.recipe.needs_calibration()      ? "needed"
+                    preset.recipe.needs_calibration()    ? "needed"
                     : preset.recipe.without_data.empty() ? "none"
                                                          : "useful",
-                    layout.name(), joined(engines),
-                    preset.serves});
+                    layout.name(), joined(engines), preset.serves});
     list.push_back({{"format", preset.name},
                     {"weights", preset.weight},
                     {"bits_per_weight", preset.scheme.bits_per_weight()},

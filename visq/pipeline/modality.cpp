@@ -62,9 +62,8 @@ ModalitySensitivity modality_sensitivity(const Model& model, const CalibrationOp
 }
 
 bool has_answers_to_images(const CalibrationOptions& options) {
-  return std::ranges::any_of(read_samples(options.data, options.max_samples), [](const Sample& sample) {
-    return sample.answer && sample.image_count() > 0;
-  });
+  return std::ranges::any_of(read_samples(options.data, options.max_samples),
+                             [](const Sample& sample) { return sample.answer && sample.image_count() > 0; });
 }
 
 }  // namespace visq

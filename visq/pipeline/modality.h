@@ -5,8 +5,8 @@
 
 namespace visq {
 
-/// Runs some samples three times: as they are, and with noise on what each layer adds to their text tokens, or
-/// to their image tokens. The divergence of the answers grows with the noise's power.
+/// Runs some samples three times: as they are, and with noise on what each layer adds to their text tokens,
+/// or to their image tokens. The divergence of the answers grows with the noise's power.
 /// @throws Error when no sample has an answer, or none an image
 ModalitySensitivity modality_sensitivity(const Model& model, const CalibrationOptions& options);
 

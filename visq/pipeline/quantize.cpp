@@ -318,7 +318,8 @@ KvCacheFormat default_kv_cache(const QuantizeOptions& options) {
 // The recipe with what the run says besides.
 Recipe chosen(Recipe recipe, const QuantizeOptions& options) {
   if (!options.has_data() && !recipe.without_data.empty()) {
-    log_info(visq::format("{}: without calibration data (--calib) this is {}", recipe.name, recipe.without_data));
+    log_info(
+        visq::format("{}: without calibration data (--calib) this is {}", recipe.name, recipe.without_data));
     recipe.rules = find_preset(recipe.without_data).recipe.rules;
     recipe.without_data.clear();
   }

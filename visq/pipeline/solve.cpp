@@ -126,7 +126,8 @@ at::Tensor LayerSolver::round_inputs(const Scheme& scheme, const GroupId& id, co
 }
 
 // The error of a modality's outputs relative to their power, times how far such an error moves the answers,
-// summed over the modalities, is what the answers will be off by. (MBQ, Li et al. 2024, takes gradients for it.)
+// summed over the modalities, is what the answers will be off by. (MBQ, Li et al. 2024, takes gradients for
+// it.)
 ModalityWeights LayerSolver::balanced(const GroupId& id) const {
   const Statistics& statistics = statistics_->of(id);
   const auto power_of = [&](const ModalityWeights& only) {
@@ -178,8 +179,8 @@ LayerSolver::Smoothing LayerSolver::solve_smoothing(const Scheme& scheme, const 
       input_error = [&](const at::Tensor& scale) {
         return times_counts(rounded(scale).sub_(sample.rows / scale));
       };
-    result.decision = solve_awq(weights, statistics.mean_magnitude(modalities), gram, scheme.block, quantize_weight,
-                                options, input_error);
+    result.decision = solve_awq(weights, statistics.mean_magnitude(modalities), gram, scheme.block,
+                                quantize_weight, options, input_error);
     for (const at::Tensor& w : weights) power += gram_loss(w, gram);
   } else {
     const at::Tensor x = times_counts(sample.rows);

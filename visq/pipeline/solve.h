@@ -26,7 +26,7 @@ struct GroupReport {
   std::optional<double> held_out_error, held_out_plain_error;
   std::vector<std::string> undone;  ///< what did not lower the error on held-out tokens: "awq", "gptq"
   std::string note;                 ///< why a group was not smoothed
-  double image_weight = 1;  ///< of an image token beside a text token, in what was minimised
+  double image_weight = 1;          ///< of an image token beside a text token, in what was minimised
   int64_t text_tokens = 0, image_tokens = 0;  ///< that reached these linears
 };
 
@@ -130,7 +130,7 @@ class LayerSolver {
   const LayerStatistics* statistics_;
   const ModalitySensitivity* sensitivity_;
   SharedHeads heads_;
-  mutable std::map<nn::LinearId, at::Tensor> weights_;                  // of all but routed experts, f32
+  mutable std::map<nn::LinearId, at::Tensor> weights_;  // of all but routed experts, f32
   // By Scheme::smoothing().
   std::vector<std::tuple<Scheme, nn::GroupId, ModalityWeights, Smoothing>> smoothings_;
   std::map<nn::GroupId, ModalityWeights> balanced_;

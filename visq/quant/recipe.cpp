@@ -24,9 +24,9 @@ std::optional<Scheme> Recipe::scheme_for(const std::string& module) const {
 }
 
 bool Recipe::needs_calibration() const {
-  return without_data.empty() &&
-         std::ranges::any_of(
-      rules, [](const Rule& rule) { return rule.scheme && rule.scheme->needs_calibration(); });
+  return without_data.empty() && std::ranges::any_of(rules, [](const Rule& rule) {
+           return rule.scheme && rule.scheme->needs_calibration();
+         });
 }
 
 std::optional<double> parse_modality_weight(const std::string& text) {

@@ -23,7 +23,7 @@ struct Recipe {
   std::string name;
   std::string about = {};  ///< for people
   std::vector<Rule> rules = {};
-  std::optional<KvCacheFormat> kv_cache = {};     ///< empty: the program's default
+  std::optional<KvCacheFormat> kv_cache = {};  ///< empty: the program's default
   /// The preset whose rules take the place of these where there are no calibration data; "": none does.
   std::string without_data = {};
   /// How much an image token counts beside a text token in what solvers minimise; empty ("auto"): by how much

@@ -109,7 +109,8 @@ class Reader {
 
   Recipe read(const YAML::Node& root) const {
     if (!root.IsMap()) refuse(root, "a recipe is a mapping with the key 'rules'");
-    check_keys(root, {"name", "about", "extends", "kv_cache", "without_data", "modality_weight", "only", "skip", "rules"});
+    check_keys(root, {"name", "about", "extends", "kv_cache", "without_data", "modality_weight", "only",
+                      "skip", "rules"});
     Recipe recipe;
     recipe.name = root["name"] ? text(root["name"]) : std::filesystem::path(origin_).stem().string();
     if (recipe.name.empty() || recipe.name.find('/') != std::string::npos || recipe.name.front() == '.')
@@ -121,8 +122,7 @@ class Reader {
       recipe.kv_cache = base.kv_cache;
       recipe.modality_weight = base.modality_weight;
     }
-    if (root["kv_cache"])
-      recipe.kv_cache = checked(root["kv_cache"], parse_kv_cache);
+    if (root["kv_cache"]) recipe.kv_cache = checked(root["kv_cache"], parse_kv_cache);
     if (root["without_data"]) {
       const Recipe& other = preset(root["without_data"]);
       if (other.needs_calibration())
@@ -204,8 +204,9 @@ class Reader {
 
   Rule rule(const YAML::Node& node) const {
     if (!node.IsMap()) refuse(node, "a rule is a mapping such as {sites: \"*\", weight: int4}");
-    const std::vector<std::string> of_schemes = {"weight", "block", "second_stage", "input", "smoothing", "alpha",
-                                                 "smoothing_inputs", "scales", "rounding", "low_rank", "low_rank_by"};
+    const std::vector<std::string> of_schemes = {"weight",    "block",    "second_stage",     "input",
+                                                 "smoothing", "alpha",    "smoothing_inputs", "scales",
+                                                 "rounding",  "low_rank", "low_rank_by"};
     std::vector<std::string> known = {"sites", "scheme"};
     known.insert(known.end(), of_schemes.begin(), of_schemes.end());
     check_keys(node, known);

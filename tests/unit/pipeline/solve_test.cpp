@@ -121,6 +121,105 @@ INSTANTIATE_TEST_SUITE_P(, Smoothing,
                            return std::string(std::get<0>(test.param)) + "_" + std::get<1>(test.param);
                          });
 
+// Statistics whose held-out tokens are unlike those that solvers fit to: their large channel is another one.
+LayerStatistics misleading_statistics(const Model& model, bool mislead) {
+  const nn::DecoderSpec& spec = model.spec().decoder;
+  at::manual_seed(21);
+  LayerStatistics statistics(Detail::gram);
+  for (const nn::GroupId& id : nn::groups(spec, 0)) {
+    const int64_t channels = model.linear_weight(0, nn::members(spec, 0, id).front()).size(1);
+    at::Tensor fitted = at::randn({300, channels}), held_out = at::randn({60, channels});
+    fitted.slice(1, 3, channels, channels / 2).mul_(60);
+    held_out.slice(1, mislead ? 7 : 3, channels, channels / 2).mul_(60);
+    Statistics& input = statistics.inputs[static_cast<size_t>(id.group)];
+    input.add(at::cat({fitted, held_out}),
+              {at::zeros({360}, at::kBool), at::arange(360) >= 300, at::arange(360)});
+  }
+  return statistics;
+}
+
+TEST(LayerSolver, UndoesWhatDoesNotHoldOnTokensThatItHasNotSeen) {
+  const TinyCheckpoint files(at::kFloat);
+  const Checkpoint checkpoint(files.directory());
+  const Model model(checkpoint, at::kCPU, at::kFloat);
+  for (const bool mislead : {false, true}) {
+    const LayerStatistics statistics = misleading_statistics(model, mislead);
+    const Plan plan =
+        make_plan(model, recipe_of(find_preset("int4_awq"), KvCacheFormat::none), "auto", "out");
+    const SolvedLayer solved = LayerSolver(model, 0, &statistics).solve(plan);
+    size_t undone = 0, kept = 0;
+    for (const GroupReport& report : solved.reports) {
+      ASSERT_TRUE(report.held_out_error.has_value());
+      EXPECT_LE(*report.held_out_error, *report.held_out_plain_error);
+      undone += report.undone.size();
+      kept += report.undone.empty() ? 1 : 0;
+      if (report.undone == std::vector<std::string>{"awq", "gptq"}) {
+        EXPECT_EQ(*report.held_out_error, *report.held_out_plain_error);
+      }
+    }
+    if (mislead)
+      EXPECT_GT(undone, 0u) << "nothing is ever undone";
+    else
+      EXPECT_EQ(kept, solved.reports.size());
+  }
+}
+
+TEST(LayerSolver, WithoutHeldOutTokensNothingIsTried) {
+  const TinyCheckpoint files(at::kFloat);
+  const Checkpoint checkpoint(files.directory());
+  const Model model(checkpoint, at::kCPU, at::kFloat);
+  LayerStatistics statistics(Detail::gram);
+  LayerRun(model, model.load_layer(0), &statistics);
+  for (const GroupReport& report :
+       LayerSolver(model, 0, &statistics).solve(plan_for(model, "int4_awq")).reports) {
+    EXPECT_FALSE(report.held_out_error.has_value());
+    EXPECT_TRUE(report.undone.empty());
+  }
+}
+
+// The error of the text tokens of q, k and v under a scale.
+double text_error(const Model& model, const LayerStatistics& statistics, const at::Tensor& scale) {
+  const Statistics& seen = statistics.of({InputGroup::attn_in});
+  double error = 0;
+  for (const nn::LinearId& id : nn::members(model.spec().decoder, 0, {InputGroup::attn_in})) {
+    const at::Tensor weight = model.linear_weight(0, id).to(at::kFloat);
+    error += gram_loss(dequantize(pack_int4(weight * scale, 128)) / scale - weight, seen.text().gram);
+  }
+  return error;
+}
+
+TEST(LayerSolver, ModalitiesCountAsTheRecipeSays) {
+  const TinyCheckpoint files(at::kFloat);
+  const Checkpoint checkpoint(files.directory());
+  const Model model(checkpoint, at::kCPU, at::kFloat);
+  at::manual_seed(31);
+  LayerStatistics statistics(Detail::gram);
+  for (const nn::GroupId& id : nn::groups(model.spec().decoder, 0)) {
+    const int64_t channels = model.linear_weight(0, nn::members(model.spec().decoder, 0, id).front()).size(1);
+    at::Tensor x = at::randn({400, channels});
+    x.slice(0, 0, 200).slice(1, 3, channels, 41).mul_(20);
+    x.slice(0, 200).slice(1, 11, channels, 23).mul_(40);
+    statistics.inputs[static_cast<size_t>(id.group)].add(
+        x, {at::arange(400) >= 200, at::zeros({400}, at::kBool), at::arange(400)});
+  }
+  const auto scale_for = [&](std::optional<double> weight, const ModalitySensitivity* sensitivity) {
+    Recipe recipe = recipe_of(find_preset("int4_awq_lite"), KvCacheFormat::none);
+    recipe.modality_weight = weight;
+    const Plan plan = make_plan(model, recipe, "modelopt", "out");
+    const SmoothedLayer smoothed = LayerSolver(model, 0, &statistics, sensitivity).smooth(plan);
+    return std::pair{smoothed.scale_of({InputGroup::attn_in}), smoothed.reports.front().image_weight};
+  };
+  const at::Tensor text_first = scale_for(1e-4, nullptr).first, images_first = scale_for(1e4, nullptr).first;
+  EXPECT_LT(text_error(model, statistics, text_first), text_error(model, statistics, images_first));
+  // Twice as sensitive: twice as much weight.
+  const ModalitySensitivity alike{1, 1}, images_matter{1, 2};
+  EXPECT_NEAR(scale_for(std::nullopt, &images_matter).second / scale_for(std::nullopt, &alike).second, 2,
+              1e-9);
+  // Images have four times the power here, so that the same relative error is worth a fourth a token.
+  EXPECT_LT(scale_for(std::nullopt, &alike).second, 0.6);
+  EXPECT_EQ(scale_for(1.0, nullptr).second, 1);
+}
+
 TEST(LayerSolver, SaysWhyTheReadersOfImagesAreNotSmoothed) {
   const TinyCheckpoint files(at::kFloat, "mllama");
   const Checkpoint checkpoint(files.directory());

@@ -49,7 +49,8 @@ TEST(RecipeFile, KeysChangeTheNamedScheme) {
 }
 
 TEST(RecipeFile, BlocksAreTheCodecsWhereTheRuleSaysNone) {
-  EXPECT_EQ(parse("rules: [{weight: int4, smoothing: awq}]").rules.front().scheme, scheme_of("int4_awq_lite"));
+  EXPECT_EQ(parse("rules: [{weight: int4, smoothing: awq}]").rules.front().scheme,
+            scheme_of("int4_awq_lite"));
   EXPECT_EQ(parse("rules: [{weight: nvfp4, input: nvfp4}]").rules.front().scheme, scheme_of("nvfp4_max"));
   EXPECT_EQ(parse("rules: [{weight: int8}]").rules.front().scheme, scheme_of("int8_wo"));
   EXPECT_EQ(parse("rules: [{scheme: int4_awq, weight: nvfp4}]").rules.front().scheme->block, 16);
@@ -60,12 +61,18 @@ TEST(RecipeFile, WhatIsWrittenReadsTheSame) {
   for (const Preset& preset : presets()) recipes.push_back(preset.recipe);
   Recipe odd = recipe_of(find_preset("w4a8_awq"), KvCacheFormat::nvfp4_affine, {"*\"q\\: {*"}, {"a", "#b"});
   odd.rules.push_back({"*last", std::nullopt});
+  odd.modality_weight.reset();
+  odd.without_data = "w4a16";
+  odd.rules.front().scheme->alpha = 0.35;
+  odd.rules.front().scheme->rounded_inputs = true;
   recipes.push_back(odd);
   for (const Recipe& recipe : recipes) {
     const Recipe again = parse(recipe_text(recipe));
     EXPECT_EQ(again.name, recipe.name);
     EXPECT_EQ(again.about, recipe.about);
     EXPECT_EQ(again.kv_cache, recipe.kv_cache);
+    EXPECT_EQ(again.modality_weight, recipe.modality_weight);
+    EXPECT_EQ(again.without_data, recipe.without_data);
     EXPECT_EQ(again.only, recipe.only);
     EXPECT_EQ(again.skip, recipe.skip);
     ASSERT_EQ(again.rules.size(), recipe.rules.size());
@@ -106,6 +113,15 @@ TEST(RecipeFile, ErrorsNameTheLine) {
       {"rules:\n  - {weight: int4, second_stage: fp8}\n", "folder/mine.yaml:2: second_stage: fp8 needs"},
       {"kv_cache: fp9\nrules: [{weight: int8}]\n", "folder/mine.yaml:1: --kv-cache fp9"},
       {"name: a/b\nrules: [{weight: int8}]\n", "folder/mine.yaml:1: name: 'a/b' cannot name"},
+      {"rules:\n  - {weight: int8, alpha: 0.5}\n", "folder/mine.yaml:2: alpha: there is no smoothing"},
+      {"rules:\n  - {scheme: int8_sq, alpha: 2}\n", "folder/mine.yaml:2: alpha: expected a number from 0"},
+      {"rules:\n  - {weight: int4, smoothing: smoothquant}\n", "folder/mine.yaml:2: smoothing: smoothquant"},
+      {"rules:\n  - {scheme: int4_awq, smoothing_inputs: rounded}\n",
+       "folder/mine.yaml:2: smoothing_inputs: rounded needs"},
+      {"modality_weight: 0\nrules: [{weight: int8}]\n",
+       "folder/mine.yaml:1: modality weight: '0' is neither"},
+      {"without_data: fp8\nrules: [{weight: int8}]\n",
+       "folder/mine.yaml:1: 'fp8' needs calibration data too"},
       {"only: x\nrules: [{weight: int8}]\n", "folder/mine.yaml:1: expected a list"},
       {"name: x\nname: y\nrules: [{weight: int8}]\n", "folder/mine.yaml:2: key 'name' occurs twice"},
   };
