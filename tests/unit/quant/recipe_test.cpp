@@ -52,9 +52,10 @@ TEST(Scheme, BitsPerWeightCountTheScales) {
 }
 
 TEST(Scheme, CalibrationIsNeededForInputScalesAndSmoothingOnly) {
-  const std::set<std::string> without = {"w4a16_asym", "nf4",   "fp8_pc_pt",   "fp8_pb_wo",
-                                         "int8_wo",    "w4a16", "w4a16_nvfp4", "w4a8_mxfp4_fp8",
-                                         "mxfp4",      "mxfp6", "mxfp8",       "mxint8"};
+  const std::set<std::string> without = {"w4a16_asym",     "nf4",   "fp8_pc_pt",   "fp8_pb_wo",
+                                         "int8_wo",        "w4a16", "w4a16_nvfp4", "w4a16_nvfp4_max",
+                                         "w4a8_mxfp4_fp8", "mxfp4", "mxfp6",       "mxfp8",
+                                         "mxint8"};
   for (const Preset& preset : presets())
     EXPECT_EQ(preset.recipe.needs_calibration(), !without.contains(preset.name)) << preset.name;
   EXPECT_FALSE(find_preset("fp8_pc_pt").scheme.has_input_scale());  // each token brings its own
