@@ -252,3 +252,6 @@ def test_damaged_output_fails_the_check(visq, demo, quantized, tmp_path):
     write(broken / WEIGHTS, header, body[:begin] + b"\x7f" * (end - begin) + body[end:])
     result = visq("check", broken, "--source", demo / "model", check=False)
     assert result.returncode == 1 and "C4" in result.stdout and "FAIL" in result.stdout
+    both = visq("check", quantized / "fp8", broken, "--json", check=False)
+    found = [(result["checkpoint"], result["passed"]) for result in json.loads(both.stdout)]
+    assert both.returncode == 1 and found == [(str(quantized / "fp8"), True), (str(broken), False)]

@@ -127,9 +127,7 @@ def test_every_format_of_a_family_is_whole(visq, kind, tmp_path, monkeypatch):
     model = toy.save(tmp_path / "model", make(*arguments), "A")
     data, out = test_families.write_data(tmp_path), tmp_path / "out"
     visq("quantize", model, "-f", ",".join(FOUR_BITS), "--calib", data, "-o", out)
-    for format in FOUR_BITS:
-        result = visq.json("check", out / format, "--source", model)
-        assert result["passed"], [rule for rule in result["rules"] if rule["violations"]]
+    visq.check([out / format for format in FOUR_BITS], "--source", model)
     rows = visq.json("eval", *(out / format for format in FOUR_BITS), "--against", model, "--data", data, "--max-new-tokens", 4)
     assert all(math.isfinite(row["perplexity"]) for row in rows)
 

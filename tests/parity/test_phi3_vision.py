@@ -15,7 +15,7 @@ import forward_models as toy  # noqa: E402
 import images_reference  # noqa: E402
 from test_forward import TOLERANCE, difference, run_probe, with_pixels  # noqa: E402
 
-CROPS = 4
+CROPS = 4  # at most: mosaics of two rows and columns
 IMAGE = 32044  # <|image|>
 VISION = dict(hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4, image_size=336, patch_size=14)
 
@@ -24,7 +24,7 @@ def random_tensor(*shape):
     return 0.12 * torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
-def make(folder):
+def make(folder, crops=CROPS):
     tokenizer, tokenizer_config = toy.fast_tokenizer(["<|user|>", "<|assistant|>", "<|end|>", "<|system|>", "<|image|>"])
     factors = {"short_factor": [1.0 + 0.1 * i for i in range(8)], "long_factor": [1.0 + 0.5 * i for i in range(8)]}
     end = tokenizer.token_to_id("<|endoftext|>")
@@ -47,7 +47,7 @@ def make(folder):
     config = {**text, "architectures": ["Phi3VForCausalLM"], "model_type": "phi3_v", "img_processor": VISION,
               "rope_scaling": {"type": "su", **factors}}  # fmt: skip
     files = {"config.json": config, "tokenizer_config.json": tokenizer_config,
-             "preprocessor_config.json": {"image_processor_type": "Phi3VImageProcessor", "num_crops": CROPS,
+             "preprocessor_config.json": {"image_processor_type": "Phi3VImageProcessor", "num_crops": crops,
                                           "image_mean": toy.MEAN, "image_std": toy.STD}}  # fmt: skip
     for name, value in files.items():
         (folder / name).write_text(json.dumps(value))
