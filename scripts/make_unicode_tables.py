@@ -15,19 +15,19 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
 CHARACTERS = [chr(c) for c in range(0x110000) if not 0xD800 <= c <= 0xDFFF]
 
 
-def matched_by_pattern(pattern: str) -> set[int]:
-    """Code points that a one-character pattern of the package's regex engine matches."""
+def matched_by_pattern(pattern: str, characters: list[str] = CHARACTERS) -> set[int]:
+    """Code points among `characters` that a one-character pattern of the package's regex engine matches."""
     split = pre_tokenizers.Split(Regex(pattern), "removed", invert=True)
     found = set()
-    for start in range(0, len(CHARACTERS), 1 << 16):
-        pieces = split.pre_tokenize_str("".join(CHARACTERS[start : start + (1 << 16)]))
+    for start in range(0, len(characters), 1 << 16):
+        pieces = split.pre_tokenize_str("".join(characters[start : start + (1 << 16)]))
         found.update(ord(piece) for piece, _ in pieces)
     return found
 
 
 def word_characters() -> set[int]:
     """Code points beside which a `single_word` added token is not found: the \\w of the package's own matcher."""
-    marker = "<marker>"
+    marker = "<>"
     tokenizer = Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))
     tokenizer.add_tokens([AddedToken(marker, single_word=True, normalized=False)])
     marker_id = tokenizer.token_to_id(marker)
@@ -75,30 +75,30 @@ def table(name: str, points: set[int]) -> str:
     return f"// {len(points)} characters\ninline constexpr CodeRange {name}[] = {{\n" + "\n".join(lines) + "\n};\n"
 
 
-# Names of the regular expressions' properties and of their tables.
-PROPERTIES = {
-    "L": "kLetters",
-    "Lu": "kUppercase",
-    "Ll": "kLowercase",
-    "Lt": "kTitlecase",
-    "Lm": "kModifierLetters",
-    "Lo": "kOtherLetters",
-    "M": "kMarks",
-    "N": "kNumbers",
-    "P": "kPunctuation",
-    "S": "kSymbols",
+# Patterns of the regular expressions' properties and their tables.
+PATTERNS = {
+    "kLetters": r"\p{L}",
+    "kUppercase": r"\p{Lu}",
+    "kLowercase": r"\p{Ll}",
+    "kTitlecase": r"\p{Lt}",
+    "kModifierLetters": r"\p{Lm}",
+    "kOtherLetters": r"\p{Lo}",
+    "kMarks": r"\p{M}",
+    "kNumbers": r"\p{N}",
+    "kPunctuation": r"\p{P}",
+    "kSymbols": r"\p{S}",
+    "kDecimalDigits": r"\d",
+    "kSpaces": r"\s",
 }
 
 
 def all_tables() -> dict[str, set[int]]:
-    tables = {table: matched_by_pattern(rf"\p{{{name}}}") for name, table in PROPERTIES.items()}
-    return {
-        **tables,
-        "kDecimalDigits": matched_by_pattern(r"\d"),
-        "kNumeric": numeric_characters(),
-        "kSpaces": matched_by_pattern(r"\s"),
-        "kWordCharacters": word_characters(),
-    }
+    # Most code points are in none of them.
+    some = [chr(point) for point in sorted(matched_by_pattern(f"[{''.join(PATTERNS.values())}]"))]
+    tables = {table: matched_by_pattern(pattern, some) for table, pattern in PATTERNS.items()}
+    tables |= {"kNumeric": numeric_characters(), "kWordCharacters": word_characters()}
+    order = [*PATTERNS][:-1] + ["kNumeric", "kSpaces", "kWordCharacters"]
+    return {name: tables[name] for name in order}
 
 
 def main() -> None:
