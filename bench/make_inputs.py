@@ -1,6 +1,6 @@
 """Random checkpoints of real shapes, and samples to calibrate them with. Usage:
 
-    make_inputs.py checkpoint llava-0.5b|qwen2.5-vl-7b DIRECTORY [--device cuda]
+    make_inputs.py checkpoint llava-small|llava-0.5b|qwen2.5-vl-7b DIRECTORY [--device cuda]
     make_inputs.py samples DIRECTORY [--count 128] [--width 448] [--height 336]
 """
 import argparse
@@ -12,6 +12,14 @@ import sys
 
 DEMO = pathlib.Path(__file__).resolve().parents[1] / "demo"
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+
+# Text and vision sizes.
+LLAVA = {
+    "llava-small": (dict(hidden_size=512, intermediate_size=1408, num_hidden_layers=4, num_attention_heads=8, vocab_size=1024),
+                    dict(hidden_size=256, intermediate_size=1024, num_hidden_layers=2, num_attention_heads=4)),
+    "llava-0.5b": (dict(hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14, vocab_size=151936),
+                   dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=4, num_attention_heads=12)),
+}
 
 
 def byte_characters():
@@ -47,13 +55,12 @@ def write_checkpoint(name, directory, device):
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     directory.mkdir(parents=True)
-    if name == "llava-0.5b":
+    if name in LLAVA:
+        text, vision = LLAVA[name]
         config = AutoConfig.for_model(
             "llava", image_token_index=1000, vision_feature_layer=-2, image_seq_length=576,
-            text_config=dict(model_type="qwen2", hidden_size=896, intermediate_size=4864, num_hidden_layers=24,
-                             num_attention_heads=14, num_key_value_heads=2, vocab_size=151936, tie_word_embeddings=True),
-            vision_config=dict(model_type="clip_vision_model", hidden_size=768, intermediate_size=3072, num_hidden_layers=4,
-                               num_attention_heads=12, image_size=336, patch_size=14))
+            text_config=dict(model_type="qwen2", num_key_value_heads=2, tie_word_embeddings=True, **text),
+            vision_config=dict(model_type="clip_vision_model", image_size=336, patch_size=14, **vision))
         for file in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"):
             shutil.copy(DEMO / "model" / file, directory / file)
         processor = json.loads((DEMO / "model" / "preprocessor_config.json").read_text())
@@ -106,7 +113,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     checkpoint = commands.add_parser("checkpoint")
-    checkpoint.add_argument("name", choices=["llava-0.5b", "qwen2.5-vl-7b"])
+    checkpoint.add_argument("name", choices=[*LLAVA, "qwen2.5-vl-7b"])
     checkpoint.add_argument("directory", type=pathlib.Path)
     checkpoint.add_argument("--device", default="cpu")
     samples = commands.add_parser("samples")
