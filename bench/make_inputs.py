@@ -15,7 +15,7 @@ SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<
 
 # Text and vision sizes.
 LLAVA = {
-    "llava-small": (dict(hidden_size=512, intermediate_size=1408, num_hidden_layers=4, num_attention_heads=8, vocab_size=1024),
+    "llava-small": (dict(hidden_size=384, intermediate_size=1024, num_hidden_layers=3, num_attention_heads=6, vocab_size=1024),
                     dict(hidden_size=256, intermediate_size=1024, num_hidden_layers=2, num_attention_heads=4)),
     "llava-0.5b": (dict(hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14, vocab_size=151936),
                    dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=4, num_attention_heads=12)),

@@ -10,8 +10,8 @@ import tempfile
 DEMO = pathlib.Path(__file__).resolve().parents[1] / "demo"
 MODEL = DEMO / "model"
 DATA = ["--calib", DEMO / "calibration.jsonl", "--samples", 64, "--kv-cache", "none"]
-UNIFORM = ["int4_awq_gptq", "nvfp4_awq", "nvfp4", "mxfp6", "mxfp8", "mxint8", "int8_wo", "int8_sq", "fp8_pc_pt", "fp8"]
-MIXES = {"int4_awq_gptq,nvfp4_awq,fp8": [4.5, 5, 6], "nvfp4_awq,fp8": [5, 6], "nvfp4,fp8": [5, 6, 7]}
+UNIFORM = ["int4_awq", "nvfp4", "nvfp4_max", "mxfp6", "mxfp8", "mxint8", "int8_wo", "int8_sq", "fp8_pc_pt", "fp8"]
+MIXES = {"int4_awq,nvfp4,fp8": [4.5, 5, 6], "nvfp4,fp8": [5, 6], "nvfp4_max,fp8": [5, 6, 7]}
 
 
 def run(visq, *arguments):

@@ -19,14 +19,11 @@ def data_free(visq, demo, tmp_path_factory):
     return out, visq("quantize", demo / "model", "-f", ",".join(DATA_FREE), "-o", out, "--force")
 
 
-@pytest.mark.parametrize("format", DATA_FREE)
-def test_every_rule_of_the_engines_holds(visq, demo, data_free, format):
-    result = visq.json("check", data_free[0] / format, "--source", demo / "model")
-    assert result["passed"], [rule for rule in result["rules"] if rule["violations"]]
-    assert sum(rule["checked"] for rule in result["rules"]) > 100
-    assert visq.json("check", data_free[0] / format)["passed"]  # and without the source
-    assert visq.json("inspect", data_free[0] / format)["quantization"]["format"] == format
-    assert visq.json("inspect", data_free[0] / format)["quantization"]["linears"] == 35
+def test_every_rule_of_the_engines_holds(visq, demo, data_free):
+    outputs = [data_free[0] / format for format in DATA_FREE]
+    for result in visq.check(outputs, "--source", demo / "model"):
+        assert sum(rule["checked"] for rule in result["rules"]) > 100
+    visq.check(outputs)  # and without the source
 
 
 @pytest.mark.parametrize("format", DATA_FREE)
@@ -42,7 +39,8 @@ def test_what_is_not_quantized_is_copied_byte_for_byte(demo, data_free, format):
 def test_the_kv_cache_is_left_as_it_is_and_the_program_says_so(visq, demo, data_free, tmp_path):
     assert "KV cache: none" in data_free[1].stderr
     for format in DATA_FREE:
-        assert visq.json("inspect", data_free[0] / format)["quantization"]["kv_cache"] == "none"
+        found = visq.json("inspect", data_free[0] / format)["quantization"]
+        assert (found["format"], found["linears"], found["kv_cache"]) == (format, 35, "none")
     command = ("quantize", demo / "model", "-o", tmp_path / "out", "-f")
     result = visq(*command, "int8_wo", "--kv-cache", "fp8", check=False)
     assert result.returncode == 2 and len(result.stderr.strip().splitlines()) == 1
@@ -52,13 +50,13 @@ def test_the_kv_cache_is_left_as_it_is_and_the_program_says_so(visq, demo, data_
     assert "KV cache     none" in visq(*command, "int8_wo", "--dry-run").stdout
 
 
-@pytest.mark.parametrize("format", DATA_FREE)
-def test_with_data_the_kv_cache_is_calibrated(visq, demo, data_free, tmp_path, format):
-    visq("quantize", demo / "model", "-f", format, "--calib", demo / "calibration.jsonl", "--samples", 16, "-o", tmp_path / "out")
-    assert visq.json("inspect", tmp_path / "out")["quantization"]["kv_cache"] == "fp8"
-    assert visq.json("check", tmp_path / "out", "--source", demo / "model")["passed"]
-    mine, theirs = tensors(tmp_path / "out"), tensors(data_free[0] / format)
-    assert {name: value for name, value in mine.items() if not name.endswith(("k_scale", "v_scale"))} == theirs
+def test_with_data_the_kv_cache_is_calibrated(visq, demo, data_free, tmp_path):
+    visq("quantize", demo / "model", "-f", ",".join(DATA_FREE), "--calib", demo / "calibration.jsonl", "--samples", 16, "-o", tmp_path)
+    visq.check([tmp_path / format for format in DATA_FREE], "--source", demo / "model")
+    for format in DATA_FREE:
+        assert visq.json("inspect", tmp_path / format)["quantization"]["kv_cache"] == "fp8"
+        mine, theirs = tensors(tmp_path / format), tensors(data_free[0] / format)
+        assert {name: value for name, value in mine.items() if not name.endswith(("k_scale", "v_scale"))} == theirs
 
 
 @pytest.mark.parametrize("layout", ["modelopt", "compressed-tensors", "hf-fp8"])

@@ -83,9 +83,9 @@ def test_a_saved_recipe_does_the_same_again(visq, demo, mixed, tmp_path):
 
 
 def test_presets_are_printed_as_recipes(visq, demo, tmp_path):
-    for entry in visq.json("formats"):
-        text = visq("formats", "--show", entry["format"]).stdout
-        assert f"name: {entry['format']}\n" in text and "rules:" in text
+    for format in ("fp8", visq.json("formats")[-1]["format"]):  # tests/unit/quant/recipe_file_test.cpp reads them all
+        text = visq("formats", "--show", format).stdout
+        assert f"name: {format}\n" in text and "rules:" in text
     text = visq("formats", "--show", "w4a16").stdout
     (tmp_path / "mine.yaml").write_text(text)
     for name, format in (("preset", "w4a16"), ("file", tmp_path / "mine.yaml")):

@@ -91,9 +91,6 @@ std::string contradiction(const Scheme& scheme) {
                         name);
   if (scheme.rounding == Rounding::gptq && is_mx(codec))
     return visq::format("rounding: gptq does not know {}", name);
-  if (scheme.solver == Solver::smoothquant && scheme.input == InputFormat::none)
-    return "smoothing: smoothquant moves what is difficult from inputs to weights, and these inputs stay as "
-           "they are";
   if (scheme.alpha && scheme.solver == Solver::max) return "alpha: there is no smoothing that it could be of";
   if (scheme.rounded_inputs && (scheme.solver != Solver::awq || scheme.input == InputFormat::none))
     return "smoothing_inputs: rounded needs smoothing: awq and an input format";

@@ -115,7 +115,6 @@ TEST(RecipeFile, ErrorsNameTheLine) {
       {"name: a/b\nrules: [{weight: int8}]\n", "folder/mine.yaml:1: name: 'a/b' cannot name"},
       {"rules:\n  - {weight: int8, alpha: 0.5}\n", "folder/mine.yaml:2: alpha: there is no smoothing"},
       {"rules:\n  - {scheme: int8_sq, alpha: 2}\n", "folder/mine.yaml:2: alpha: expected a number from 0"},
-      {"rules:\n  - {weight: int4, smoothing: smoothquant}\n", "folder/mine.yaml:2: smoothing: smoothquant"},
       {"rules:\n  - {scheme: int4_awq, smoothing_inputs: rounded}\n",
        "folder/mine.yaml:2: smoothing_inputs: rounded needs"},
       {"modality_weight: 0\nrules: [{weight: int8}]\n",
