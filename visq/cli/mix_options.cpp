@@ -1,5 +1,8 @@
 #include "visq/cli/mix_options.h"
 
+#include <fstream>
+#include <utility>
+
 #include "visq/core/error.h"
 #include "visq/core/text.h"
 #include "visq/pipeline/scores_file.h"
@@ -32,12 +35,14 @@ void MixArguments::add_to(Command& command) {
           .positive());
   of_scores.excludes(command.add_option("--save-scores", save_scores,
                                         "file that takes down the scores of this run, for --scores"));
+  command.add_option("--plot", plot, "SVG file of bits against predicted KL divergence");
 }
 
 bool MixArguments::given() const {
   if (!name().empty()) return true;
-  if (!scores.empty() || !save_scores.empty())
-    fail("--{}: goes with a budget: --bits, --size or --kl", scores.empty() ? "save-scores" : "scores");
+  for (const auto& [option, value] :
+       {std::pair{"--scores", &scores}, {"--save-scores", &save_scores}, {"--plot", &plot}})
+    if (!value->empty()) fail("{}: goes with a budget: --bits, --size or --kl", option);
   return false;
 }
 
@@ -72,6 +77,11 @@ QuantizeOptions MixArguments::search(const Model& model, QuantizeOptions options
   }
   const Mix mix = choose_mix(space, found, limit);
   if (print) visq::print("{}", describe_mix(space, found, limit, mix));
+  if (!plot.empty()) {
+    std::ofstream stream(plot, std::ios::binary);
+    stream << plot_mix(space, found, mix);
+    if (!stream.flush()) fail("{}: cannot be written", plot);
+  }
   options.mix = mix_json(space, found, limit, mix);
   options.recipes = {recipe_of(space, mix)};
   options.layout = space.layout->name();

@@ -7,10 +7,10 @@
 
 namespace visq {
 
-/// --bits, --size, --kl, --score, --score-samples, --save-scores, --scores.
+/// --bits, --size, --kl, --score, --score-samples, --save-scores, --scores, --plot.
 struct MixArguments {
   double bits = 0, kl = 0;
-  std::string size, score = "kl", save_scores, scores;
+  std::string size, score = "fisher", save_scores, scores, plot;
   int64_t score_samples = 32;
 
   void add_to(Command& command);

@@ -99,6 +99,7 @@ void run(const Arguments& arguments) {
   options.only = arguments.only;
   options.skip = arguments.skip;
   options.force = arguments.force;
+  options.dry_run = arguments.dry_run;
   options.max_shard_bytes = arguments.max_shard_bytes;
   options.device = arguments.compute.resolve_device();
   if (!arguments.calibration.data.empty() && arguments.calibration.data != "none")

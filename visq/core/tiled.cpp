@@ -4,6 +4,7 @@
 #include <c10/core/InferenceMode.h>
 
 #include "visq/core/parallel.h"
+#include "visq/core/tiled_gradient.h"
 
 // MKL's own switch for the calling thread; absent where libtorch uses another BLAS.
 extern "C" int MKL_Set_Num_Threads_Local(int threads) __attribute__((weak));
@@ -62,6 +63,7 @@ at::Tensor cholesky_factor(const at::Tensor& a) {
 
 at::Tensor tiled_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
   if (!x.is_cpu()) return at::linear(x, weight, bias);
+  if (records_gradients(x) || records_gradients(weight)) return tiled_linear_with_gradient(x, weight, bias);
   const at::Tensor rows = x.reshape({-1, x.size(-1)});
   const int64_t m = rows.size(0), n = weight.size(0);
   const at::Tensor result = at::empty({m, n}, x.options());
@@ -73,6 +75,7 @@ at::Tensor tiled_linear(const at::Tensor& x, const at::Tensor& weight, const at:
     else
       at::mm_out(tile, part, transposed);
   });
+  if (x.dim() == 2) return result;  // no view of it, which autograd would not let change in place
   std::vector<int64_t> shape = x.sizes().vec();
   shape.back() = n;
   return result.view(shape);
@@ -80,6 +83,7 @@ at::Tensor tiled_linear(const at::Tensor& x, const at::Tensor& weight, const at:
 
 at::Tensor tiled_matmul(const at::Tensor& a, const at::Tensor& b) {
   if (!a.is_cpu()) return at::mm(a, b);
+  if (records_gradients(a) || records_gradients(b)) return tiled_linear_with_gradient(a, b.t(), {});
   const at::Tensor result = at::empty({a.size(0), b.size(1)}, a.options());
   for_each_tile(a.size(0), b.size(1), [&](int64_t row, int64_t height, int64_t column, int64_t width) {
     at::Tensor tile = result.narrow(0, row, height).narrow(1, column, width);
@@ -89,7 +93,7 @@ at::Tensor tiled_matmul(const at::Tensor& a, const at::Tensor& b) {
 }
 
 at::Tensor tiled_map(const at::Tensor& x, const std::function<at::Tensor(const at::Tensor&)>& f) {
-  if (!x.is_cpu()) return f(x);
+  if (!x.is_cpu() || records_gradients(x)) return f(x);
   const at::Tensor flat = x.reshape(-1), result = at::empty_like(flat);
   parallel_for(tiles_of(flat.numel(), kMapTile), 1, [&](int64_t begin, int64_t end) {
     const TileGuard guard;

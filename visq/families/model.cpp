@@ -186,7 +186,7 @@ at::Tensor Model::logits(const at::Tensor& hidden) const {
   const at::Tensor last = nn::rms_norm(hidden, norm, spec_.decoder.norm_eps, spec_.decoder.norm_plus_one);
   const at::Tensor scores = nn::apply(head, last);
   const double cap = spec_.decoder.logit_softcap;
-  return (cap > 0 ? (scores / cap).tanh_().mul_(cap) : scores).to(at::kFloat);
+  return (cap > 0 ? (scores / cap).tanh_().mul(cap) : scores).to(at::kFloat);
 }
 
 }  // namespace visq

@@ -107,7 +107,7 @@ at::Tensor softcapped_attention(const at::Tensor& q, const at::Tensor& k, const 
     std::vector<at::Tensor> heads;
     for (int64_t h = 0; h < q.size(1); ++h) {
       at::Tensor scores = tiled_linear(q[i][h], k[i][h]).mul_(scale);  // [length, cached]
-      scores = scores.div_(softcap).tanh_().mul_(softcap);
+      scores = scores.div_(softcap).tanh_().mul(softcap);
       if (mask.defined())
         scores.masked_fill_(mask[mask.size(0) == 1 ? 0 : i][0].logical_not(),
                             std::numeric_limits<float>::lowest());

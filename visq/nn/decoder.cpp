@@ -265,7 +265,7 @@ at::Tensor mlp(const DecoderSpec& spec, const DecoderLayer& layer, const at::Ten
   if (observer != nullptr && observer->router) observer->router(scores);
   const at::Tensor routed = run_experts(spec.experts, spec.activation, layer.experts, x, scores,
                                         observer != nullptr ? observer->expert : ExpertObserver());
-  return spec.experts.shared > 0 ? dense_mlp(spec, layer, x, observer, adapted).add_(routed) : routed;
+  return spec.experts.shared > 0 ? dense_mlp(spec, layer, x, observer, adapted).add(routed) : routed;
 }
 
 at::Tensor normalize(const DecoderSpec& spec, const Norm& weights, const at::Tensor& x) {

@@ -8,7 +8,8 @@
 namespace visq::nn {
 
 at::Tensor apply(const Linear& linear, const at::Tensor& x, const at::Tensor& adapted) {
-  const at::Tensor y = tiled_linear(linear.input ? linear.input(x) : x, linear.weight, linear.bias);
+  at::Tensor y = tiled_linear(linear.input ? linear.input(x) : x, linear.weight, linear.bias);
+  if (linear.output) y = linear.output(x, y);
   const Adapter& adapter = linear.adapter;
   if (!adapter.a.defined() || !adapted.defined()) return y;
   return y + tiled_linear(tiled_linear(x, adapter.a), adapter.b) * adapter.scale * adapted;

@@ -21,6 +21,8 @@ struct Linear {
   at::Tensor bias;                                     ///< [out], or undefined
   std::function<at::Tensor(const at::Tensor&)> input;  ///< simulated input quantization; empty: none
   Adapter adapter = {};                                ///< reads x itself, never quantized
+  /// What takes the place of y, the adapter aside; empty: nothing does.
+  std::function<at::Tensor(const at::Tensor& x, const at::Tensor& y)> output = {};
 };
 /// @param adapted  [rows, 1], 1 at rows that the adapter is for and 0 elsewhere; undefined: for none
 at::Tensor apply(const Linear& linear, const at::Tensor& x, const at::Tensor& adapted = {});

@@ -4,6 +4,7 @@
 
 #include "visq/core/text.h"
 #include "visq/pipeline/mixed_precision.h"
+#include "visq/pipeline/pareto_plot.h"
 
 namespace visq {
 namespace {
@@ -82,6 +83,12 @@ Json mix_json(const SearchSpace& space, const Scores& scores, const Budget& budg
                              {"unit", unit_name(space.units[u].kind)},
                              {"format", format_name(space, mix, u)},
                              {"predicted_kl", mix.scores[u]}});
+  const std::vector<Mix> uniform = uniform_mixes(space, scores);
+  for (size_t format = 0; format < uniform.size(); ++format)
+    json["uniform"].push_back({{"format", space.formats[format].name},
+                               {"bits", bits_per_weight(space, uniform[format].bytes)},
+                               {"bytes", space.other_bytes + uniform[format].bytes},
+                               {"predicted_kl", uniform[format].kl}});
   for (const Mix& point : pareto_mixes(space, scores))
     json["pareto"].push_back({{"bits", bits_per_weight(space, point.bytes)},
                               {"bytes", space.other_bytes + point.bytes},
@@ -96,8 +103,9 @@ std::string describe_mix(const SearchSpace& space, const Scores& scores, const B
       "mixed precision: {:.4f} bits a weight, {} in all, predicted KL {:.3g}; {}\n"
       "scores: {} of {} samples ({} text and {} image tokens, {} of answers)\n\n",
       bits_per_weight(space, mix.bytes), human_bytes(space.other_bytes + mix.bytes), mix.kl,
-      mix.bound < found ? visq::format("at most {:.2g} % from the best", 100 * (found / mix.bound - 1))
-                        : std::string("the best there is"),
+      mix.bound < (1 - 1e-9) * found
+          ? visq::format("at most {:.2g} % from the best", 100 * (found / mix.bound - 1))
+          : std::string("the best there is"),
       score_kind_name(scores.kind), scores.samples, scores.text_tokens, scores.image_tokens,
       scores.answer_tokens);
 
@@ -123,12 +131,32 @@ std::string describe_mix(const SearchSpace& space, const Scores& scores, const B
                      format_name(space, mix, order[i]), visq::format("{:.3g}", mix.scores[order[i]])});
   text += format_table(table, {1, 3}) + "\n";
 
-  const std::vector<Mix> points = pareto_mixes(space, scores);
-  table = {{"bits", "size", "predicted KL"}};
-  for (const size_t i : spread(points.size(), kShownPoints))
-    table.push_back({visq::format("{:.3f}", bits_per_weight(space, points[i].bytes)),
-                     human_bytes(space.other_bytes + points[i].bytes), visq::format("{:.3g}", points[i].kl)});
-  return text + format_table(table, {0, 1, 2}) + "\n";
+  const std::vector<Mix> points = pareto_mixes(space, scores), uniform = uniform_mixes(space, scores);
+  table = {{"best mixes", "bits", "size", "predicted KL"}};
+  const auto add = [&](const std::string& name, const Mix& point) {
+    table.push_back({name, visq::format("{:.3f}", bits_per_weight(space, point.bytes)),
+                     human_bytes(space.other_bytes + point.bytes), visq::format("{:.3g}", point.kl)});
+  };
+  for (const size_t i : spread(points.size(), kShownPoints)) add("", points[i]);
+  for (size_t format = 0; format < uniform.size(); ++format)
+    add("all " + space.formats[format].name, uniform[format]);
+  return text + format_table(table, {1, 2, 3}) + "\n";
+}
+
+std::string plot_mix(const SearchSpace& space, const Scores& scores, const Mix& mix) {
+  const auto point = [&](const Mix& of, const std::string& label) {
+    return PlotPoint{bits_per_weight(space, of.bytes), of.kl, label};
+  };
+  std::vector<PlotPoint> curve,
+      marked = {point(mix, visq::format("this mix: {:.2f} bits", bits_per_weight(space, mix.bytes)))};
+  for (const Mix& best : pareto_mixes(space, scores)) curve.push_back(point(best, ""));
+  const std::vector<Mix> uniform = uniform_mixes(space, scores);
+  for (size_t format = 0; format < uniform.size(); ++format)
+    marked.push_back(point(uniform[format], "all " + space.formats[format].name));
+  std::string title = "Mixed precision of";
+  for (size_t format = 0; format < uniform.size(); ++format)
+    title += (format == 0 ? " " : ", ") + space.formats[format].name;
+  return pareto_svg(title, curve, marked);
 }
 
 }  // namespace visq

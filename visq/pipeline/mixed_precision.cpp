@@ -200,6 +200,22 @@ std::vector<Mix> pareto_mixes(const SearchSpace& space, const Scores& scores) {
   return mixes;
 }
 
+std::vector<Mix> uniform_mixes(const SearchSpace& space, const Scores& scores) {
+  std::vector<Mix> mixes(space.formats.size());
+  for (size_t format = 0; format < mixes.size(); ++format)
+    for (size_t u = 0; u < space.units.size(); ++u) {
+      const auto& choices = space.units[u].choices;
+      const auto found = std::ranges::find(choices, format, &UnitChoice::format);
+      const Choice choice = found == choices.end() ? Choice() : static_cast<size_t>(found - choices.begin());
+      Mix& mix = mixes[format];
+      mix.choices.push_back(choice);
+      mix.scores.push_back(choice ? scores.of[u][*choice].together : 0);
+      mix.bytes += bytes_of(space.units[u], choice);
+      mix.kl += mix.scores.back();
+    }
+  return mixes;
+}
+
 Recipe recipe_of(const SearchSpace& space, const Mix& mix) {
   Recipe recipe{"mixed", "", {}, space.kv_cache};
   for (const Recipe& format : space.formats) recipe.about += (recipe.about.empty() ? "" : ", ") + format.name;

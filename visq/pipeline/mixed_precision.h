@@ -33,6 +33,9 @@ Mix choose_mix(const SearchSpace& space, const Scores& scores, const Budget& bud
 /// smallest first, everything left as it is last.
 std::vector<Mix> pareto_mixes(const SearchSpace& space, const Scores& scores);
 
+/// Each format for all units that it has.
+std::vector<Mix> uniform_mixes(const SearchSpace& space, const Scores& scores);
+
 double bits_per_weight(const SearchSpace& space, uint64_t unit_bytes);
 
 /// The mix as rules, one for each linear, or for the experts of a layer.
@@ -43,5 +46,8 @@ Json mix_json(const SearchSpace& space, const Scores& scores, const Budget& budg
 /// The same for people.
 std::string describe_mix(const SearchSpace& space, const Scores& scores, const Budget& budget,
                          const Mix& mix);
+
+/// The Pareto curve with the mix and the uniform formats in it, as SVG.
+std::string plot_mix(const SearchSpace& space, const Scores& scores, const Mix& mix);
 
 }  // namespace visq

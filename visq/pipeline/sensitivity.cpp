@@ -1,6 +1,8 @@
 #include "visq/pipeline/sensitivity.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+#include <c10/core/InferenceMode.h>
 
 #include <algorithm>
 
@@ -134,7 +136,15 @@ Scores measure_scores(const Model& model, const SearchSpace& space, const ScoreO
   Scores scores;
   scores.kind = options.kind;
   for (const Unit& unit : space.units) scores.of.emplace_back(unit.choices.size());
-  ScoreData data(model, options.calibration, options.samples, kPartRows);
+  const bool fisher = options.kind == ScoreKind::fisher;
+  std::optional<ScoreData> made;
+  {
+    // Gradients cannot flow through what inference mode has made.
+    const c10::InferenceMode normal(false);
+    const c10::NoGradGuard no_gradients;
+    made.emplace(model, options.calibration, options.samples, fisher ? 1 : kPartRows);
+  }
+  ScoreData& data = *made;
   scores.samples = data.samples;
   scores.text_tokens = data.text_tokens;
   scores.image_tokens = data.image_tokens;
@@ -143,7 +153,8 @@ Scores measure_scores(const Model& model, const SearchSpace& space, const ScoreO
   const Detail detail = detail_of(space.plans);
   std::optional<Calibration> calibration;
   if (needs_calibration(space)) calibration.emplace(model, options.calibration);
-  const std::unique_ptr<Scorer> scorer = kl_scorer(model, data, scores);
+  const std::unique_ptr<Scorer> scorer =
+      fisher ? fisher_scorer(model, data, scores) : kl_scorer(model, data, scores);
   const VariantMaker maker(model, space);
   const int64_t layers = model.spec().decoder.layers;
   Progress progress("scoring formats", layers);

@@ -71,4 +71,11 @@ class Scorer {
 /// those of one layer; then the layers that follow are read again.
 std::unique_ptr<Scorer> kl_scorer(const Model& model, ScoreData& data, Scores& scores);
 
+/// Predicts the divergence to second order: ½ δᵀFδ, where δ is what a variant does to the logits and F =
+/// diag(p) − ppᵀ. Before the first layer the samples run forward, and backward layer by layer with each one
+/// computed anew; then a layer's variants are scored from their outputs' errors alone. Memory: of each scored
+/// token the hidden states and kProbes gradients at every layer; the variants of one layer.
+/// @param data  each part one sample, made outside of inference mode
+std::unique_ptr<Scorer> fisher_scorer(const Model& model, ScoreData& data, Scores& scores);
+
 }  // namespace visq

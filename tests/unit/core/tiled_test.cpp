@@ -1,7 +1,9 @@
 #include "visq/core/tiled.h"
 
 #include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Parallel.h>
+#include <c10/core/InferenceMode.h>
 #include <gtest/gtest.h>
 
 namespace visq {
@@ -84,6 +86,47 @@ TEST(TiledCholesky, SaysWhenThereIsNone) {
   EXPECT_FALSE(tiled_cholesky(a).defined());
   a[500][500] = std::numeric_limits<float>::quiet_NaN();
   EXPECT_FALSE(tiled_cholesky(a).defined());
+}
+
+TEST(Tiled, GradientsAreThoseOfTheLibrary) {
+  at::manual_seed(8);
+  const at::Tensor bias = at::randn({1500}), above = at::randn({3, 90, 1500});
+  const auto gradients = [&](const auto& compute) {
+    const at::Tensor x = at::randn({3, 90, 64}, at::make_generator<at::CPUGeneratorImpl>(1)).requires_grad_();
+    const at::Tensor weight =
+        at::randn({1500, 64}, at::make_generator<at::CPUGeneratorImpl>(2)).requires_grad_();
+    compute(x, weight).backward(above);
+    return std::pair{x.grad(), weight.grad()};
+  };
+  const auto library =
+      gradients([&](const auto& x, const auto& weight) { return at::linear(x, weight, bias); });
+  const auto products = with_threads([&] {
+    const auto [x, weight] =
+        gradients([&](const auto& a, const auto& b) { return tiled_linear(a, b, bias); });
+    EXPECT_TRUE(at::allclose(x, library.first, 1e-4, 1e-4));
+    EXPECT_TRUE(at::allclose(weight, library.second, 1e-4, 1e-4));
+    return at::cat({x.flatten(), weight.flatten()});
+  });
+  for (const at::Tensor& product : products) EXPECT_TRUE(at::equal(product, products.front()));
+  const auto [x, weight] = gradients([](const at::Tensor& a, const at::Tensor& b) {
+    return tiled_map(tiled_matmul(a.flatten(0, 1), b.t()), [](const at::Tensor& y) { return at::silu(y); })
+        .view({3, 90, 1500});
+  });
+  const auto silu =
+      gradients([](const at::Tensor& a, const at::Tensor& b) { return at::silu(at::linear(a, b)); });
+  EXPECT_TRUE(at::allclose(x, silu.first, 1e-4, 1e-4));
+  EXPECT_TRUE(at::allclose(weight, silu.second, 1e-4, 1e-4));
+}
+
+TEST(Tiled, GradientsPassWeightsThatInferenceModeHasMade) {
+  at::Tensor weight;
+  {
+    const c10::InferenceMode inference;
+    weight = at::ones({4, 3});
+  }
+  const at::Tensor x = at::ones({2, 3}).requires_grad_();
+  tiled_linear(x, weight).sum().backward();
+  EXPECT_TRUE(at::equal(x.grad(), at::full({2, 3}, 4.0f)));
 }
 
 }  // namespace

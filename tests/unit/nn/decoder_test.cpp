@@ -181,5 +181,66 @@ TEST(Roles, HaveTheNamesAndGroupsOfTheCheckpoints) {
   EXPECT_EQ(group_of(spec, 0, Role::down), InputGroup::mlp_out);
 }
 
+/// What a layer is like, and how to change the tiny one into it.
+struct Kind {
+  const char* name;
+  void (*change)(DecoderSpec&, DecoderLayer&);
+};
+
+class GradientOfALayer : public testing::TestWithParam<Kind> {};
+
+TEST_P(GradientOfALayer, IsTheSlopeAlongAnyDirection) {
+  DecoderSpec spec = tiny_spec();
+  DecoderLayer layer = random_layer(spec, 100);
+  GetParam().change(spec, layer);
+  const RopeTable rope = rope_table(spec, arange(0, 7), at::kFloat);
+  const std::vector<int64_t> offsets = {0, 3, 7};
+  const at::Tensor above = random({7, 16}, 5), direction = random({7, 16}, 6);
+  const auto value = [&](const at::Tensor& x) {
+    return (decoder_layer(spec, layer, x, rope, offsets) * above).sum();
+  };
+  const at::Tensor x = random({7, 16}, 1).requires_grad_();
+  value(x).backward();
+  const double slope = (x.grad() * direction).sum().item<double>(), step = 1e-3;
+  const at::Tensor point = x.detach();
+  const double measured =
+      (value(point + step * direction) - value(point - step * direction)).item<double>() / (2 * step);
+  EXPECT_NEAR(slope, measured, 0.01 * x.grad().norm().item<double>());
+  EXPECT_GT(x.grad().norm().item<double>(), 1);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Kinds, GradientOfALayer,
+    testing::Values(Kind{"Plain", [](DecoderSpec&, DecoderLayer&) {}},
+                    Kind{"Softcapped", [](DecoderSpec& spec, DecoderLayer&) { spec.score_softcap = 2; }},
+                    Kind{"Windowed",
+                         [](DecoderSpec& spec, DecoderLayer&) {
+                           spec.window = 2, spec.windowed = {true, true};
+                         }},
+                    Kind{"Neighbours", [](DecoderSpec& spec,
+                                          DecoderLayer&) { spec.rope.neighbours = spec.unit_heads = true; }},
+                    Kind{"Sparse",
+                         [](DecoderSpec& spec, DecoderLayer& layer) {
+                           spec.experts.count = 3, spec.experts.per_token = 2, spec.experts.intermediate = 8;
+                           spec.experts.shared = spec.intermediate;
+                           spec.experts.sparse = {true, true};
+                           layer.router.weight = random({3, 16}, 7);
+                           for (uint64_t seed = 10; seed < 13; ++seed)
+                             layer.experts.push_back({{random({8, 16}, seed) * 0.2, {}, {}},
+                                                      {random({8, 16}, seed + 10) * 0.2, {}, {}},
+                                                      {random({16, 8}, seed + 20) * 0.2, {}, {}}});
+                         }}),
+    [](const auto& kind) { return kind.param.name; });
+
+TEST(DecoderLayer, AnOutputCanBeReplaced) {
+  const DecoderSpec spec = tiny_spec();
+  DecoderLayer layer = random_layer(spec, 100);
+  const at::Tensor x = random({5, 16}, 1);
+  const RopeTable rope = rope_table(spec, arange(0, 5), at::kFloat);
+  const auto silence = [](const at::Tensor&, const at::Tensor& y) { return at::zeros_like(y); };
+  layer.o.output = layer.down.output = silence;
+  EXPECT_TRUE(at::equal(decoder_layer(spec, layer, x, rope, std::vector<int64_t>{0, 5}), x));
+}
+
 }  // namespace
 }  // namespace visq::nn
