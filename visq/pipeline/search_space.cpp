@@ -134,14 +134,10 @@ SearchSpace make_search_space(const Model& model, const QuantizeOptions& options
   space.formats = options.recipes;
   space.plans = make_plans(model, options);
   std::vector<Scheme> schemes;
-  for (const Plan& plan : space.plans) {
+  for (const Plan& plan : space.plans)
     for (const Scheme& scheme : plan.schemes) add_stored(schemes, scheme);
-    if (plan.kv_cache != space.plans.front().kv_cache)
-      fail("--format {}: their recipes want unlike KV caches; say --kv-cache", names_of(space.formats));
-  }
   const std::string names = names_of(space.formats);
-  space.kv_cache = space.plans.front().kv_cache;
-  space.layout = &find_layout(options.layout, schemes, "--format " + names, space.kv_cache);
+  space.layout = &find_layout(options.layout, schemes, "--format " + names);
   if (options.layout == "auto" && space.layout->engines(schemes).empty())
     fail(
         "--format {}: no engine reads these beside each other (docs/recipes.md says which they do); --layout "
@@ -150,8 +146,12 @@ SearchSpace make_search_space(const Model& model, const QuantizeOptions& options
         names, space.layout->name());
   QuantizeOptions in_layout = options;
   in_layout.layout = space.layout->name();
-  in_layout.kv_cache = space.kv_cache;
+  if (std::ranges::all_of(space.plans, [](const Plan& plan) { return plan.kv_cache == KvCacheFormat::none; }))
+    in_layout.kv_cache = KvCacheFormat::none;
   space.plans = make_plans(model, in_layout);
+  space.kv_cache = space.plans.front().kv_cache;
+  if (!std::ranges::all_of(space.plans, [&](const Plan& plan) { return plan.kv_cache == space.kv_cache; }))
+    fail("--format {}: these recipes want unlike KV caches; say --kv-cache", names);
   for (int64_t layer = 0; layer < model.spec().decoder.layers; ++layer)
     for (Unit& unit : units_of(model, layer)) {
       for (size_t format = 0; format < space.plans.size(); ++format) add_choice(unit, space, format);
@@ -164,6 +164,7 @@ SearchSpace make_search_space(const Model& model, const QuantizeOptions& options
     space.other_bytes -= bytes_of(*space.layout, site.linear);
   for (const Unit& unit : space.units)
     if (unit.choices.front().format != 0) space.other_bytes -= unit.bytes;
+  for (Plan& plan : space.plans) plan.kv_cache = KvCacheFormat::none;
   return space;
 }
 

@@ -35,7 +35,9 @@ struct Unit {
 
 struct SearchSpace {
   std::vector<Recipe> formats;
-  std::vector<Plan> plans;  ///< of each format for all units that it has, in the layout of the result
+  /// Of each format for all units that it has, in the layout of the result; without KV cache, which is the
+  /// same for all.
+  std::vector<Plan> plans;
   std::vector<Unit> units;  ///< that one format at least quantizes; layer by layer
   const Layout* layout = nullptr;
   KvCacheFormat kv_cache = KvCacheFormat::none;
