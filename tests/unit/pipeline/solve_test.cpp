@@ -121,7 +121,8 @@ INSTANTIATE_TEST_SUITE_P(, Smoothing,
                            return std::string(std::get<0>(test.param)) + "_" + std::get<1>(test.param);
                          });
 
-// Statistics with channels far larger than the rest; misleading ones, where those are zero in held-out tokens.
+// Statistics with channels far larger than the rest; misleading ones, where those are zero in held-out
+// tokens.
 LayerStatistics outlier_statistics(const Model& model, bool mislead) {
   const nn::DecoderSpec& spec = model.spec().decoder;
   at::manual_seed(21);
