@@ -23,9 +23,9 @@ def main():
     visq = sys.argv[1]
     folder = pathlib.Path(tempfile.mkdtemp())
     run(visq, "quantize", MODEL, "-f", ",".join(UNIFORM), *DATA, "-o", folder / "uniform")
-    rows, checkpoints = [], []
+    rows, checkpoints, uniform = [], [], {}
     for formats, budgets in MIXES.items():
-        for score in ("fisher", "kl"):
+        for score in ("fisher", "kl") if formats == "nvfp4,fp8" else ("fisher",):
             scores = ["--score", score, "--save-scores", folder / f"{formats}-{score}.json"]
             for bits in budgets:
                 out = folder / f"{formats}-{score}-{bits}"
@@ -33,11 +33,10 @@ def main():
                 scores = ["--scores", folder / f"{formats}-{score}.json"]
                 rows.append([f"`{formats}`", f"{bits}", score, f"{mixed['bits']:.2f}", f"{mixed['predicted_kl']:.1e}"])
                 checkpoints.append(out)
-                if bits == budgets[-1]:
-                    uniform = {entry["format"]: entry for entry in mixed["uniform"]}
-                    print(formats, score, {name: f"{entry['predicted_kl']:.1e}" for name, entry in uniform.items()})
+                if score == "fisher":
+                    uniform |= {entry["format"]: [f"{entry['bits']:.2f}", f"{entry['predicted_kl']:.1e}"] for entry in mixed["uniform"]}
     for name in UNIFORM:
-        rows.append([f"all `{name}`", "", "", "", ""])
+        rows.append([f"all `{name}`", "", "", *uniform.get(name, ["", ""])])
         checkpoints.append(folder / "uniform" / name)
     measured = run(visq, "eval", *checkpoints, "--against", MODEL, "--data", DEMO / "questions.jsonl")[1:]
     print("| formats | `--bits` | score | bits | predicted KL | measured KL |\n|---|---|---|---|---|---|")
