@@ -11,8 +11,8 @@ import tempfile
 from demo_quality import SEEDS, calibration, evaluate, mean_and_spread, quantize
 
 FORMATS = ["w4a16", "int4_awq", "int4_awq_lite", "int4_awq_full", "int4_gptq", "nvfp4", "nvfp4_max", "nvfp4_mse", "nvfp4_local_hessian",
-           "nvfp4_four_over_six", "nvfp4_gptq", "nvfp4_awq", "nvfp4_svdquant", "int8", "int8_sq"]
-WITH_INPUTS = ["nvfp4_max", "nvfp4", "nvfp4_gptq", "nvfp4_awq", "int8", "int8_sq"]
+           "nvfp4_four_over_six", "nvfp4_gptq", "nvfp4_awq_gptq", "nvfp4_svdquant", "int8", "int8_sq"]
+WITH_INPUTS = ["nvfp4_max", "nvfp4", "nvfp4_gptq", "nvfp4_awq_gptq", "int8", "int8_sq"]
 
 
 def weights_of(format):

@@ -23,7 +23,7 @@ def low_rank(visq, demo, tmp_path_factory):
     out = tmp_path_factory.mktemp("low_rank")
     for name, text in (("by_weights", BY_WEIGHTS), ("mixed", MIXED)):
         (out / f"{name}.yaml").write_text(text)
-    visq("quantize", demo / "model", "-f", f"nvfp4_svdquant,nvfp4,nvfp4_awq,{out}/by_weights.yaml,{out}/mixed.yaml", "--calib",
+    visq("quantize", demo / "model", "-f", f"nvfp4_svdquant,nvfp4_max,nvfp4,{out}/by_weights.yaml,{out}/mixed.yaml", "--calib",
          demo / "calibration.jsonl", "--samples", 64, "--kv-cache", "none", "-o", out)  # fmt: skip
     return out
 
@@ -58,12 +58,12 @@ def test_names_and_configuration_are_modelopts(demo, low_rank):
 
 
 def test_what_it_leaves_of_the_error(visq, demo, low_rank):
-    names = ["nvfp4_svdquant", "by_weights", "nvfp4", "nvfp4_awq"]
+    names = ["nvfp4_svdquant", "by_weights", "nvfp4_max", "nvfp4"]
     rows = visq.json("eval", *(low_rank / name for name in names), "--against", demo / "model", "--data", demo / "questions.jsonl",
                      "--samples", 100)  # fmt: skip
     kl = dict(zip(names, (row["mean_kl"] for row in rows[1:])))
-    assert kl["nvfp4_svdquant"] < 0.2 * kl["nvfp4_awq"] < 0.01 * kl["nvfp4"], kl
-    assert kl["by_weights"] < kl["nvfp4_awq"], kl
+    assert kl["nvfp4_svdquant"] < 0.2 * kl["nvfp4"] < 0.01 * kl["nvfp4_max"], kl
+    assert kl["by_weights"] < kl["nvfp4"], kl
 
 
 def test_the_plan_counts_the_factors(visq, demo, low_rank):

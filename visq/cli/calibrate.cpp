@@ -99,7 +99,7 @@ void add_calibrate_command(Command& program) {
   command.set_footer(
       "Example:\n  visq calibrate MODEL --calib samples.jsonl --out stats\n  visq quantize MODEL --stats "
       "stats "
-      "--format nvfp4_awq --out quantized");
+      "--format nvfp4 --out quantized");
   command.on_run([arguments] { run(*arguments); });
 }
 

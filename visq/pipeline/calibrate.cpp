@@ -42,12 +42,13 @@ uint64_t key_of(const EncodedSample& sample) {
 }
 
 // Of samples laid end to end. @param image  bool [tokens]
-TokenRows token_rows(const std::vector<EncodedSample>& samples, const at::Tensor& image) {
+TokenRows token_rows(const std::vector<EncodedSample>& samples, const at::Tensor& image, HoldOut hold_out) {
   std::vector<int64_t> tickets;
   std::vector<uint8_t> held_out;
   for (const EncodedSample& sample : samples) {
     const uint64_t key = key_of(sample);
-    held_out.insert(held_out.end(), sample.ids.size(), key % kHeldOutShare == 0 ? 1 : 0);
+    const bool may_be = sample.images.empty() ? hold_out.texts : hold_out.images;
+    held_out.insert(held_out.end(), sample.ids.size(), may_be && key % kHeldOutShare == 0 ? 1 : 0);
     for (size_t i = 0; i < sample.ids.size(); ++i)
       tickets.push_back(static_cast<int64_t>(mixed(key + i) >> 1));
   }
@@ -68,7 +69,7 @@ void ExpertStatistics::merge(const ExpertStatistics& other) {
   image_tokens += other.image_tokens;
   Statistics own = borrowed ? few : down;
   own.merge(other.borrowed ? other.few : other.down);
-  if (text_tokens + image_tokens >= kMinExpertTokens) {
+  if (own.fitted_tokens() >= kMinExpertTokens) {
     down = std::move(own);
     few = Statistics();
     borrowed = false;
@@ -88,13 +89,16 @@ void LayerStatistics::merge(const LayerStatistics& other) {
 Calibration::Calibration(const Model& model, const CalibrationOptions& options) : model_(model) {
   const std::vector<Sample> data = read_samples(options.data, options.max_samples);
   if (data.empty()) fail("{}: holds no samples", options.data.string());
-  bool has_images = false;
+  const auto pictured =
+      std::ranges::count_if(data, [](const Sample& sample) { return sample.image_count() > 0; });
+  const bool has_images = pictured > 0;
+  hold_out_ = {static_cast<int64_t>(data.size()) - pictured >= kMinSamplesToHoldOut,
+               pictured >= kMinSamplesToHoldOut};
   Progress progress("encoding samples", static_cast<int64_t>(data.size()));
   std::vector<EncodedSample> waiting;
   size_t waiting_rows = 0;
   for (const Sample& sample : data) {
     check_interrupt();
-    has_images |= sample.image_count() > 0;
     EncodedSample encoded = model.encode(sample, /*with_answer=*/true);
     if (static_cast<int64_t>(encoded.ids.size()) > options.max_tokens) {
       if (!encoded.images.empty()) {  // cutting would tear an image apart
@@ -135,7 +139,7 @@ Calibration::Calibration(const Model& model, const CalibrationOptions& options) 
 
 void Calibration::add_chunk(const std::vector<EncodedSample>& samples) {
   Batch batch = model_.embed(samples);
-  TokenRows rows = token_rows(samples, batch.image_mask);
+  TokenRows rows = token_rows(samples, batch.image_mask, hold_out_);
   image_tokens_ += rows.count(/*image=*/true);
   if (batch.vision.rows.defined()) image_tokens_ += batch.vision.rows.size(0);
   text_tokens_ += rows.count(/*image=*/false);
@@ -179,13 +183,14 @@ LayerStatistics Calibration::run_layer(const nn::DecoderLayer& layer, Detail det
   }
   for (size_t i = 0; i < statistics.experts.size(); ++i) {
     ExpertStatistics& own = statistics.experts[i];
-    if (own.text_tokens + own.image_tokens >= kMinExpertTokens) continue;
+    if (own.down.fitted_tokens() >= kMinExpertTokens) continue;
     const nn::Expert& expert = layer.experts[i];
     const at::Tensor input =
         nn::unrouted_input(spec.experts, lent_input, lent_scores, static_cast<int64_t>(i));
     own.borrowed = true;
     own.few = std::exchange(own.down, Statistics(detail));
-    own.down.add(nn::gated(spec.activation, expert.gate, expert.up, input), chunks_.front().rows);
+    own.down.add(nn::gated(spec.activation, expert.gate, expert.up, input),
+                 chunks_.front().rows.without_held_out());
   }
   return statistics;
 }

@@ -27,11 +27,13 @@ struct ExpertStatistics {
   void merge(const ExpertStatistics& other);
 };
 
-/// Fewer tokens than this say little of an expert.
+/// Fewer tokens than this, those held out aside, say little of an expert.
 inline constexpr int64_t kMinExpertTokens = 64;
 
 /// One sample in so many is held out: which ones depends on the samples alone, not on their order or number.
 inline constexpr uint64_t kHeldOutShare = 8;
+/// But none of samples with images, or of those without, where there are fewer of them.
+inline constexpr int64_t kMinSamplesToHoldOut = 16;
 
 /// What calibration knows of one decoder layer.
 struct LayerStatistics {
@@ -57,6 +59,11 @@ struct CalibrationOptions {
   bool text_only = false;     ///< data without images is meant so
 };
 
+/// Which samples may be held out.
+struct HoldOut {
+  bool texts = false, images = false;  ///< those without images; those with some
+};
+
 /// The calibration set as hidden states, advanced layer by layer.
 class Calibration {
  public:
@@ -80,6 +87,7 @@ class Calibration {
     TokenRows rows;
   };
   const Model& model_;
+  HoldOut hold_out_;
   std::vector<Chunk> chunks_;
   int64_t samples_ = 0, left_out_ = 0, text_tokens_ = 0, image_tokens_ = 0;
 

@@ -162,7 +162,7 @@ ExpertStatistics read_expert(Reader& reader, size_t expert, const LayerShape& sh
   result.down = reader.statistics(expert_name(expert, "own"), shape.expert_width);
   result.text_tokens = result.down.text().tokens;
   result.image_tokens = result.down.image().tokens;
-  if (result.down.tokens() >= kMinExpertTokens) return result;
+  if (result.down.fitted_tokens() >= kMinExpertTokens) return result;
   result.borrowed = true;
   result.few = std::exchange(result.down, reader.statistics(expert_name(expert, "lent"), shape.expert_width));
   return result;
@@ -178,13 +178,17 @@ void check_tokens(const LayerStatistics& statistics, const LayerShape& shape, co
            nn::group_name(nn::InputGroup::attn_in),
            statistics.inputs[static_cast<size_t>(nn::InputGroup::attn_in)].tokens());
   };
+  const auto check_seen = [&](const std::string& name, const Statistics& seen) {
+    check(name, seen.tokens());
+    if (seen.tokens() > 0 && seen.fitted_tokens() == 0)
+      fail("{}: all tokens of '{}' are held out", origin, name);
+  };
   for (const nn::InputGroup group : nn::kInputGroups)
     if (const auto i = static_cast<size_t>(group); shape.inputs[i] > 0)
-      check(nn::group_name(group), statistics.inputs[i].tokens());
-  if (shape.routed_inputs) check("experts_in", statistics.experts_in.tokens());
+      check_seen(nn::group_name(group), statistics.inputs[i]);
+  if (shape.routed_inputs) check_seen("experts_in", statistics.experts_in);
   for (size_t i = 0; i < statistics.experts.size(); ++i)
-    check(expert_name(i, statistics.experts[i].borrowed ? "lent" : "own"),
-          statistics.experts[i].down.tokens());
+    check_seen(expert_name(i, statistics.experts[i].borrowed ? "lent" : "own"), statistics.experts[i].down);
   check("keys", statistics.kv_cache.keys.tokens);
   check("rotated_keys", statistics.kv_cache.rotated_keys.tokens);
   check("values", statistics.kv_cache.values.tokens);

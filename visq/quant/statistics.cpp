@@ -85,6 +85,8 @@ TokenRows TokenRows::of(const at::Tensor& rows) const {
   return {image_.index_select(0, rows), held_out_.index_select(0, rows), tickets_.index_select(0, rows)};
 }
 
+TokenRows TokenRows::without_held_out() const { return {image_, at::zeros_like(held_out_), tickets_}; }
+
 void TokenStatistics::add(const at::Tensor& x, const at::Tensor& tickets, bool is_held_out, Detail detail) {
   if (x.size(0) == 0) return;
   const at::Tensor rows = x.to(at::kFloat);

@@ -39,6 +39,7 @@ class TokenRows {
   static TokenRows alike(int64_t rows, bool image, at::Device device);
   /// Those of a batch that is made of these rows. @param rows  int64
   TokenRows of(const at::Tensor& rows) const;
+  TokenRows without_held_out() const;  ///< the same, none held out
 
   const Part& part(bool image, bool held_out) const { return parts_[image ? 1 : 0][held_out ? 1 : 0]; }
   int64_t count(bool image) const { return part(image, false).rows.size(0) + part(image, true).rows.size(0); }
@@ -95,6 +96,7 @@ class Statistics {
   const TokenStatistics& image() const { return image_; }
   /// Both modalities together. The Gram matrix is summed on each call: a caller that needs it twice keeps it.
   int64_t tokens() const { return text_.tokens + image_.tokens; }
+  int64_t fitted_tokens() const { return text_.fitted_tokens() + image_.fitted_tokens(); }
   at::Tensor abs_max() const;                                            ///< f32 [channels]
   at::Tensor mean_magnitude(const ModalityWeights& weights = {}) const;  ///< f32 [channels]
   at::Tensor gram(const ModalityWeights& weights = {}) const;            ///< f32 [channels, channels]

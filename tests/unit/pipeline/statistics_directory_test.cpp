@@ -44,7 +44,7 @@ LayerStatistics random_statistics(const LayerShape& shape, Detail detail, const 
     add_rows(expert.down, at::randn({sent.at(i), shape.expert_width}));
     expert.text_tokens = expert.down.text().tokens;
     expert.image_tokens = expert.down.image().tokens;
-    if (sent.at(i) >= kMinExpertTokens) continue;
+    if (expert.down.fitted_tokens() >= kMinExpertTokens) continue;
     expert.borrowed = true;
     expert.few = std::exchange(expert.down, Statistics(detail));
     add_rows(expert.down, at::randn({kTokens, shape.expert_width}));
@@ -115,7 +115,7 @@ class OnDisk {
     manifest_.layers = shapes_of(model_.spec().decoder);
   }
 
-  std::vector<LayerStatistics> write(const fs::path& path, const std::vector<int64_t>& sent = {0, 20, 63, 64},
+  std::vector<LayerStatistics> write(const fs::path& path, const std::vector<int64_t>& sent = {0, 20, 63, 96},
                                      bool with_gram = true) {
     StatisticsWriter writer(path, /*replace_existing=*/false);
     std::vector<LayerStatistics> layers;
@@ -180,7 +180,7 @@ TEST_P(EveryKind, SolvesToTheSameBytes) {
 }
 
 TEST_P(EveryKind, SumsAreThoseOfItsParts) {
-  std::vector<LayerStatistics> a = write(*this / "a", {0, 20, 63, 64});
+  std::vector<LayerStatistics> a = write(*this / "a", {0, 20, 63, 96});
   const std::vector<LayerStatistics> b = write(*this / "b", {1, 43, 64, 1});
   const StatisticsResult result = merge_statistics({*this / "a", *this / "b"}, *this / "sum", false);
   EXPECT_EQ(result.manifest.samples, 14);
@@ -197,7 +197,7 @@ TEST_P(EveryKind, SumsAreThoseOfItsParts) {
 TEST_P(EveryKind, ItsSizeIsKnownBeforehand) {
   for (const bool with_gram : {true, false}) {
     const std::string name = with_gram ? "whole" : "small";
-    write(*this / name, {1, 1, 64, 64}, with_gram);
+    write(*this / name, {1, 1, 96, 96}, with_gram);
     for (size_t layer = 0; layer < manifest_.layers.size(); ++layer) {
       const uint64_t least = least_bytes(manifest_.layers[layer], with_gram, /*with_images=*/true);
       const uint64_t size = fs::file_size(*this / name / visq::format("layer-{:05}.safetensors", layer));
@@ -210,7 +210,7 @@ TEST_P(EveryKind, ItsSizeIsKnownBeforehand) {
 }
 
 TEST_P(EveryKind, WithoutGramMatricesServesWhatNeedsNone) {
-  write(*this / "stats", {0, 20, 63, 64}, /*with_gram=*/false);
+  write(*this / "stats", {0, 20, 63, 96}, /*with_gram=*/false);
   const StatisticsDirectory directory(*this / "stats");
   const LayerStatistics layer = directory.read_layer(1, at::kCPU);
   EXPECT_FALSE(directory.manifest().gram);
@@ -305,7 +305,7 @@ TEST_F(Damaged, NumbersOfTokensAgree) {
   const std::string second = "layer-00001.safetensors";
   replace(second, "experts.3.own.text.tokens", at::full({}, 0, at::kLong));
   EXPECT_EQ(error(), in(second) + "tensor 'experts.3.lent.text.tokens' is missing");
-  replace(second, "experts.3.own.text.tokens", at::full({}, 42, at::kLong));
+  replace(second, "experts.3.own.text.tokens", at::full({}, 64, at::kLong));
   for (const char* const member : {"min", "max", "sum"}) replace(second, std::string("keys.") + member, {});
   replace(second, "keys.tokens", at::full({}, 0, at::kLong));
   EXPECT_EQ(error(), in(second) + "'keys' saw 0 tokens and 'attn_in' 50");
@@ -340,7 +340,7 @@ TEST_F(Damaged, ASumIsOfLikeThings) {
             }).find("their image profiles differ: tv and pil"),
             std::string::npos);
   manifest_.image_profile = "tv";
-  write(*this / "small", {0, 20, 63, 64}, /*with_gram=*/false);
+  write(*this / "small", {0, 20, 63, 96}, /*with_gram=*/false);
   EXPECT_NE(error_of([&] {
               merge_statistics({*this / "small", *this / "stats"}, *this / "sum", false);
             }).find("small: has no Gram matrices"),

@@ -65,7 +65,7 @@ TEST(Scheme, NamesWhatFindsScalesAndCodes) {
   EXPECT_EQ(find_preset("nvfp4_max").scheme.solvers(), "max");
   EXPECT_EQ(find_preset("int8_sq").scheme.solvers(), "smoothquant");
   EXPECT_EQ(find_preset("int4_awq_full").scheme.solvers(), "awq + clip");
-  EXPECT_EQ(find_preset("nvfp4").scheme.solvers(), "awq + gptq");
+  EXPECT_EQ(find_preset("nvfp4_awq_gptq").scheme.solvers(), "awq + gptq");
   EXPECT_EQ(find_preset("nvfp4_svdquant").scheme.solvers(), "awq + svdquant");
 }
 
@@ -78,7 +78,7 @@ TEST(Scheme, SolversDoNotChangeHowNumbersAreStored) {
 
 TEST(Presets, AreToldApartByTheirSchemesOrByTheirRules) {
   for (const Preset& preset : presets())
-    if (preset.recipe.rules.front().sites == "*")
+    if (preset.recipe.rules.front().sites == "*" && preset.name != "nvfp4_awq")  // another name of nvfp4
       EXPECT_EQ(preset_of(preset.scheme), &preset);
     else
       EXPECT_EQ(preset_of(preset.scheme), &find_preset("nvfp4")) << preset.name;
