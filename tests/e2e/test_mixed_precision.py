@@ -74,7 +74,7 @@ def test_scores_and_the_recipe_make_the_same_bytes_again(visq, demo, data, first
 
 
 def test_with_scores_and_statistics_the_model_never_runs(visq, demo, data, first, tmp_path):
-    visq("calibrate", demo / "model", *data[:4], "-o", tmp_path / "stats", "--no-gram")
+    visq("calibrate", demo / "model", *data[:4], "-o", tmp_path / "stats")
     visq("quantize", demo / "model", "-f", FORMATS, "--bits", 6, "--scores", first / "scores.json", "--stats", tmp_path / "stats",
          "--kv-cache", "none", "-o", tmp_path / "out")
     assert without_report(tmp_path / "out") == without_report(first / "six")
@@ -127,10 +127,10 @@ def scores_of(path):
 def test_gradients_predict_what_is_measured(visq, demo, data, tmp_path):
     scores = {}
     for kind in ("kl", "fisher"):
-        visq("quantize", demo / "model", "-f", "int4_awq,fp8", "--bits", 6, *data, "--score", kind, "--score-samples", 8,
+        visq("quantize", demo / "model", "-f", "int4_awq_lite,fp8", "--bits", 6, *data, "--score", kind, "--score-samples", 8,
              "--save-scores", tmp_path / f"{kind}.json", "--dry-run")
         scores[kind] = scores_of(tmp_path / f"{kind}.json")
-    for format in ("int4_awq", "fp8"):
+    for format in ("int4_awq_lite", "fp8"):
         for smoothed in (0, 1):
             measured, predicted = ([value[smoothed] for key, value in scores[kind].items() if key[2] == format] for kind in scores)
             assert spearman(measured, predicted) > 0.75
@@ -138,7 +138,7 @@ def test_gradients_predict_what_is_measured(visq, demo, data, tmp_path):
                 assert 0.4 < sum(predicted) / sum(measured) < 2.5
     # Without smoothing, o and down lose more.
     assert all(alone > 2 * together for (_, unit, format), (together, alone) in scores["kl"].items()
-               if format == "int4_awq" and unit in ("o", "down"))  # fmt: skip
+               if format == "int4_awq_lite" and unit in ("o", "down"))  # fmt: skip
     assert all(alone == together for (_, unit, format), (together, alone) in scores["kl"].items()
                if format == "fp8" or unit in ("q/k/v", "gate/up"))  # fmt: skip
 
