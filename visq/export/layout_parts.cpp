@@ -55,6 +55,7 @@ Scheme solvers_of(const ExportSummary& summary) {
     if (scheme.solver != Solver::max) all.solver = scheme.solver;
     if (scheme.scales != ScaleSearch::max) all.scales = scheme.scales;
     if (scheme.rounding != Rounding::nearest) all.rounding = scheme.rounding;
+    all.rotated = all.rotated || scheme.rotated;
     if (scheme.low_rank > 0) {
       all.low_rank = scheme.low_rank;
       all.low_rank_by = scheme.low_rank_by;
@@ -76,6 +77,7 @@ Scheme named_scheme(const Json& quantization_config, const char* preset) {
   choose(quantization_config, "scales", scale_search_name,
          {ScaleSearch::max, ScaleSearch::mse, ScaleSearch::output_error, ScaleSearch::four_over_six},
          scheme.scales);
+  scheme.rotated = named(quantization_config, "rotation") == "hadamard";
   choose(quantization_config, "rounding", rounding_name, {Rounding::nearest, Rounding::gptq},
          scheme.rounding);
   choose(quantization_config, "low_rank_by", low_rank_by_name, {LowRankBy::output, LowRankBy::weight},
@@ -103,6 +105,7 @@ Json producer_of(const char* name, const ExportSummary& summary) {
     producer["smoothing"] = solver_name(solvers.solver);
     producer["scales"] = scale_search_name(solvers.scales);
     producer["rounding"] = rounding_name(solvers.rounding);
+    if (solvers.rotated) producer["rotation"] = "hadamard";
     if (solvers.low_rank > 0) producer["low_rank_by"] = low_rank_by_name(solvers.low_rank_by);
   }
   if (summary.kv_cache != KvCacheFormat::none) producer["kv_cache"] = kv_cache_name(summary.kv_cache);

@@ -7,6 +7,7 @@
 #include "visq/core/error.h"
 #include "visq/export/layout_parts.h"
 #include "visq/export/validation_context.h"
+#include "visq/quant/rotation.h"
 
 namespace visq {
 namespace {
@@ -256,6 +257,25 @@ at::Tensor folded_into_norm(const ValidationContext& context, const std::string&
   return at::where(before == 0, at::ones_like(before), before / after);
 }
 
+// The source's values or output projection with their heads rotated; undefined: not of these.
+at::Tensor rotated_reference(const ValidationContext& context, const std::string& name,
+                             const at::Tensor& reference) {
+  const Json& config = context.output.text_model().config;
+  const Json text = config.value("text_config", config);
+  const auto hidden = get_or<int64_t>(text, "hidden_size", 0, "config.json"),
+             heads = get_or<int64_t>(text, "num_attention_heads", 0, "config.json"),
+             kv_heads = get_or<int64_t>(text, "num_key_value_heads", heads, "config.json"),
+             dim = get_or<int64_t>(text, "head_dim", heads > 0 ? hidden / heads : 0, "config.json");
+  if (dim <= 0) return {};
+  if (name.ends_with("o_proj") && reference.size(1) % dim == 0) return rotate_columns(reference, dim);
+  if (name.ends_with("v_proj") && reference.size(0) % dim == 0) return rotate_rows(reference, dim);
+  if (!name.ends_with("qkv_proj") || reference.size(0) < kv_heads * dim) return {};
+  at::Tensor turned = reference.clone();
+  const at::Tensor values = turned.narrow(0, turned.size(0) - kv_heads * dim, kv_heads * dim);
+  values.copy_(rotate_rows(values, dim));
+  return turned;
+}
+
 // Least-squares factor per row (dim 1) or column (dim 0) from `reference` to `value`.
 at::Tensor fitted_factor(const at::Tensor& value, const at::Tensor& reference, int64_t dim) {
   const at::Tensor power = reference.square().sum(dim, true);
@@ -294,6 +314,12 @@ void check_values(const ValidationContext& context, Validation& validation) {
       at::Tensor reference = source_weight(context, module).to(at::kFloat);
       if (value.sizes() != reference.sizes()) continue;  // C1 names it
       const std::string block = name.substr(0, name.rfind('.'));
+      if (context.quantized.scheme(module).rotated && reference.dim() == 2) {
+        // Whether a linear was rotated depends on its neighbours, so either will do.
+        const at::Tensor turned = rotated_reference(context, name, reference);
+        if (turned.defined() && relative_error(value, turned) < relative_error(value, reference))
+          reference = turned;
+      }
       if (smoothed) {
         if (const at::Tensor scale = folded_into_norm(context, module); scale.defined())
           reference = reference * scale;

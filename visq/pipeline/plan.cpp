@@ -224,6 +224,13 @@ Plan make_plan(const Model& model, const Recipe& recipe, const std::string& layo
   check_rules(recipe, modules);
   choose_layout(plan, layout, default_kv_cache);
   AddedTensors added;
+  if (needs_calibration(plan.kv_cache) &&
+      std::ranges::any_of(plan.sites, [](const Site& site) { return site.linear.scheme.rotated; }))
+    fail(
+        "--kv-cache {}: calibration does not see rotated values (rotation: hadamard); say --kv-cache none, "
+        "or one "
+        "without calibrated scales, such as fp8_cast",
+        kv_cache_name(plan.kv_cache));
   if (plan.kv_cache != KvCacheFormat::none && kv_format(plan.kv_cache).nvfp4 &&
       spec.decoder.head_dim % kNvfp4Block != 0)
     fail("--kv-cache {}: heads of {} channels are no multiple of the block of {}; take fp8",

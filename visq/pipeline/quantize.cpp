@@ -368,7 +368,9 @@ void check_without_model(const Checkpoint& checkpoint, const QuantizeOptions& op
   for (const Preset& preset : presets())
     if (!preset.recipe.needs_calibration()) without_data += (without_data.empty() ? "" : ", ") + preset.name;
   for (const Recipe& recipe : options.recipes) {
-    if (recipe.needs_calibration()) reason = "--format " + recipe.name;
+    const bool rotates = std::ranges::any_of(
+        recipe.rules, [](const Rule& rule) { return rule.scheme && rule.scheme->rotated; });
+    if (recipe.needs_calibration() || rotates) reason = "--format " + recipe.name;
     const auto kv_cache = options.kv_cache ? options.kv_cache : recipe.kv_cache;
     if (kv_cache.value_or(KvCacheFormat::none) != KvCacheFormat::none)
       reason = "--kv-cache " + kv_cache_name(*kv_cache);

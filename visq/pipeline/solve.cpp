@@ -9,6 +9,7 @@
 #include "visq/core/error.h"
 #include "visq/core/tiled.h"
 #include "visq/quant/gptq.h"
+#include "visq/quant/rotation.h"
 #include "visq/quant/scale_search.h"
 
 namespace visq {
@@ -312,11 +313,46 @@ void LayerSolver::rewrite_merged(const Plan& plan, const LinearId& id, SmoothedL
                                   model_.linear_weight(layer_, id));
 }
 
+// Of o the columns, of the linear that makes the values their rows. @param matrix  f32, of its width or
+// height
+at::Tensor LayerSolver::rotated(const LinearId& id, const at::Tensor& matrix) const {
+  if (id.role == nn::Role::o) return rotate_columns(matrix, spec_.head_dim);
+  const nn::RowRange range = nn::value_rows(spec_);
+  at::Tensor result = matrix.clone();
+  result.narrow(0, range.begin, range.count)
+      .copy_(rotate_rows(matrix.narrow(0, range.begin, range.count), spec_.head_dim));
+  return result;
+}
+
+// What stands beside the weights: the bias of the values, and adapters.
+void LayerSolver::fold_rotation(SmoothedLayer& smoothed) const {
+  smoothed.rotated = true;
+  const LinearId values = nn::value_rows(spec_).linear, output{nn::Role::o};
+  const auto rotate = [&](const LinearId& id, const std::string& name) {
+    rewrite(
+        name,
+        [&](const at::Tensor& stored) {
+          const at::Tensor matrix = stored.dim() == 1 ? stored.unsqueeze(1) : stored;
+          stored.copy_(rotated(id, matrix).view(stored.sizes()));
+        },
+        smoothed);
+  };
+  const std::string bias = model_.names().module(model_.spec(), layer_, values) + ".bias";
+  if (model_.checkpoint().contains(bias)) rotate(values, bias);
+  for (const AdapterSpec& adapter : model_.spec().adapters) {
+    if (&adapter == model_.merged_adapter()) continue;
+    rotate(values, model_.adapter_tensor(layer_, values, adapter, "lora_B"));
+    rotate(output, model_.adapter_tensor(layer_, output, adapter, "lora_A"));
+  }
+}
+
 at::Tensor LayerSolver::smoothed_weight(const SmoothedLayer& smoothed, const LinearId& id) const {
   const at::Tensor scale = smoothed.scale_of({nn::group_of(spec_, layer_, id.role), id.expert});
   const auto divisor = smoothed.divisors.find(id);
-  if (!scale.defined() && divisor == smoothed.divisors.end()) return stored_weight(id);
-  const at::Tensor result = scale.defined() ? weight(id) * scale : weight(id).clone();
+  const bool is_rotated = smoothed.rotated && (id.role == nn::Role::o || id == nn::value_rows(spec_).linear);
+  if (!scale.defined() && divisor == smoothed.divisors.end() && !is_rotated) return stored_weight(id);
+  at::Tensor result = scale.defined() ? weight(id) * scale : weight(id).clone();
+  if (is_rotated) result = rotated(id, result);
   if (divisor != smoothed.divisors.end()) divide_rows(result, divisor->second);
   return result;
 }
@@ -324,6 +360,8 @@ at::Tensor LayerSolver::smoothed_weight(const SmoothedLayer& smoothed, const Lin
 at::Tensor LayerSolver::smoothed_gram(const SmoothedLayer& smoothed, const GroupId& id,
                                       const ModalityWeights& weights) const {
   const at::Tensor gram = statistics_->of(id).gram(weights), scale = smoothed.scale_of(id);
+  if (smoothed.rotated && id.group == InputGroup::attn_out)
+    return rotate_rows(rotate_columns(gram, spec_.head_dim), spec_.head_dim);
   return scale.defined() ? gram / (scale.unsqueeze(1) * scale) : gram;
 }
 
@@ -333,6 +371,8 @@ DrawnTokens LayerSolver::smoothed_held_out(const SmoothedLayer& smoothed, const 
   DrawnTokens drawn = statistics_->of(id).draw(/*held_out=*/true, weights);
   if (const at::Tensor scale = smoothed.scale_of(id); scale.defined() && drawn.rows.defined())
     drawn.rows = drawn.rows / scale;
+  if (smoothed.rotated && id.group == InputGroup::attn_out && drawn.rows.defined())
+    drawn.rows = rotate_columns(drawn.rows, spec_.head_dim);
   return drawn;
 }
 
@@ -347,7 +387,12 @@ SmoothedLayer LayerSolver::smooth(const Plan& plan) {
     report.group = id;
     report.solver = scheme->solver;
     if (scheme->detail() != Detail::magnitudes) report.image_weight = modality_weights(plan, id).image;
-    at::Tensor scale = smoothing_scale(plan, id, report);
+    const bool rotates = scheme->rotated && id.group == InputGroup::attn_out;
+    if (rotates && can_fold(plan, spec_, layer_, id))
+      fold_rotation(smoothed);
+    else if (rotates)
+      report.note = "not rotated: what produces its input is not quantized";
+    at::Tensor scale = rotates ? at::Tensor() : smoothing_scale(plan, id, report);
     if (statistics_ != nullptr) {
       report.text_tokens = statistics_->of(id).text().tokens;
       report.image_tokens = statistics_->of(id).image().tokens;

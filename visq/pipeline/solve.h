@@ -25,7 +25,7 @@ struct GroupReport {
   /// alone.
   std::optional<double> held_out_error, held_out_plain_error;
   std::vector<std::string> undone;  ///< what did not lower the error on held-out tokens: "awq", "gptq"
-  std::string note;                 ///< why a group was not smoothed
+  std::string note;                 ///< why a group was not smoothed, or not rotated
   double image_weight = 1;          ///< of an image token beside a text token, in what was minimised
   int64_t text_tokens = 0, image_tokens = 0;  ///< that reached these linears
 };
@@ -37,6 +37,7 @@ struct SmoothedLayer {
   std::map<nn::LinearId, std::pair<nn::RowRange, at::Tensor>> divisors;
   /// Norms, biases and routers: source name → new value, same dtype and shape.
   std::vector<std::pair<std::string, at::Tensor>> rewritten;
+  bool rotated = false;  ///< the values, and what o reads (rotation.h)
   std::vector<GroupReport> reports;
 
   at::Tensor scale_of(const nn::GroupId& id) const;  ///< undefined: not smoothed
@@ -115,6 +116,8 @@ class LayerSolver {
   void rewrite_merged(const Plan& plan, const nn::LinearId& id, SmoothedLayer& smoothed) const;
   void rewrite(const std::string& name, const std::function<void(const at::Tensor&)>& change,
                SmoothedLayer& smoothed) const;
+  void fold_rotation(SmoothedLayer& smoothed) const;
+  at::Tensor rotated(const nn::LinearId& id, const at::Tensor& matrix) const;
   void fold_into_rows(const nn::RowRange& range, const at::Tensor& divisor, SmoothedLayer& smoothed) const;
   /// Largest inputs by group, and whether it is one of routed experts; of those that store a scale of theirs.
   std::map<std::pair<nn::InputGroup, bool>, float> largest_inputs(const Plan& plan,

@@ -28,6 +28,7 @@ const Names<InputFormat> kInputs = {
 const Names<bool> kSecondStages = {{"none", false}, {"fp8", true}};
 const Names<Solver> kSmoothings = {
     {"none", Solver::max}, {"smoothquant", Solver::smoothquant}, {"awq", Solver::awq}};
+const Names<bool> kRotations = {{"none", false}, {"hadamard", true}};
 const Names<bool> kSmoothingInputs = {{"exact", false}, {"rounded", true}};
 const Names<ScaleSearch> kScales = {{"max", ScaleSearch::max},
                                     {"mse", ScaleSearch::mse},
@@ -91,6 +92,8 @@ std::string contradiction(const Scheme& scheme) {
                         name);
   if (scheme.rounding == Rounding::gptq && is_mx(codec))
     return visq::format("rounding: gptq does not know {}", name);
+  if (scheme.rotated && scheme.has_input_scale())
+    return "rotation: calibration does not see rotated inputs, and these need a calibrated scale";
   if (scheme.alpha && scheme.solver == Solver::max) return "alpha: there is no smoothing that it could be of";
   if (scheme.rounded_inputs && (scheme.solver != Solver::awq || scheme.input == InputFormat::none))
     return "smoothing_inputs: rounded needs smoothing: awq and an input format";
@@ -202,8 +205,8 @@ class Reader {
   Rule rule(const YAML::Node& node) const {
     if (!node.IsMap()) refuse(node, "a rule is a mapping such as {sites: \"*\", weight: int4}");
     const std::vector<std::string> of_schemes = {"weight",    "block",    "second_stage",     "input",
-                                                 "smoothing", "alpha",    "smoothing_inputs", "scales",
-                                                 "rounding",  "low_rank", "low_rank_by"};
+                                                 "smoothing", "alpha",    "smoothing_inputs", "rotation",
+                                                 "scales",    "rounding", "low_rank",         "low_rank_by"};
     std::vector<std::string> known = {"sites", "scheme"};
     known.insert(known.end(), of_schemes.begin(), of_schemes.end());
     check_keys(node, known);
@@ -230,6 +233,7 @@ class Reader {
     if (node["alpha"]) scheme.alpha = strength(node["alpha"]);
     if (scheme.solver != Solver::awq || scheme.input == InputFormat::none) scheme.rounded_inputs = false;
     choose(node, "smoothing_inputs", kSmoothingInputs, scheme.rounded_inputs);
+    choose(node, "rotation", kRotations, scheme.rotated);
     choose(node, "scales", kScales, scheme.scales);
     choose(node, "rounding", kRoundings, scheme.rounding);
     if (node["low_rank"]) scheme.low_rank = number(node, "low_rank", 0, kMostRank);
@@ -303,6 +307,7 @@ std::string recipe_text(const Recipe& recipe) {
     text += visq::format(", input: {}, smoothing: {}", name_of(kInputs, scheme.input),
                          name_of(kSmoothings, scheme.solver));
     if (scheme.alpha) text += visq::format(", alpha: {}", *scheme.alpha);
+    if (scheme.rotated) text += ", rotation: hadamard";
     if (scheme.rounded_inputs) text += ", smoothing_inputs: rounded";
     text += visq::format(", scales: {}, rounding: {}", name_of(kScales, scheme.scales),
                          name_of(kRoundings, scheme.rounding));

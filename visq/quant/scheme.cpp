@@ -84,8 +84,9 @@ Scheme Scheme::unsearched() const {
 }
 
 std::string Scheme::solvers() const {
-  std::string text = solver == Solver::max ? "" : solver_name(solver);
+  std::string text = rotated ? "hadamard" : "";
   const auto append = [&](const std::string& name) { text += (text.empty() ? "" : " + ") + name; };
+  if (solver != Solver::max) append(solver_name(solver));
   if (low_rank > 0) append(low_rank_by == LowRankBy::output ? "svdquant" : "svdquant by weights");
   if (is_searched()) append(searches());
   return text.empty() ? "max" : text;

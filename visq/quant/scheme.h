@@ -38,6 +38,8 @@ struct Scheme {
   std::optional<double> alpha = {};  ///< strength of the smoothing; empty: the best for each group
   /// awq: whether its search counts the error of rounded inputs too. smoothquant always does.
   bool rounded_inputs = false;
+  /// Whether values, and with them what o reads, are rotated (rotation.h); o is then not smoothed.
+  bool rotated = false;
   ScaleSearch scales = ScaleSearch::max;
   Rounding rounding = Rounding::nearest;
   int64_t low_rank =

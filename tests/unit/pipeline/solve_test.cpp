@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/unit/pipeline/tiny_checkpoint.h"
+#include "visq/quant/rotation.h"
 
 namespace visq {
 namespace {
@@ -90,6 +91,55 @@ TEST_P(Smoothing, FoldingLeavesTheFunctionOfTheLayerAsItWas) {
     const double error = ((after - before).abs().max() / before.abs().max()).item<double>();
     EXPECT_LT(error, 1e-5);
   }
+}
+
+class Rotation : public testing::TestWithParam<const char*> {};
+
+TEST_P(Rotation, LeavesTheFunctionOfTheLayerAsItWas) {
+  const TinyCheckpoint files(at::kFloat, GetParam());
+  const Checkpoint checkpoint(files.directory());
+  const Model model(checkpoint, at::kCPU, at::kFloat);
+  Recipe recipe = recipe_of(find_preset("w4a16"), KvCacheFormat::none);
+  recipe.rules.front().scheme->rotated = true;
+  const Plan plan = make_plan(model, recipe, "auto", "out");
+  for (const int64_t index : {0, 1}) {
+    nn::DecoderLayer layer = model.load_layer(index);
+    const at::Tensor before = LayerRun(model, layer, nullptr).output, output = layer.o.weight;
+    LayerSolver solver(model, index, nullptr);
+    const SmoothedLayer smoothed = solver.smooth(plan);
+    EXPECT_TRUE(smoothed.rotated);
+    smooth(layer, model, solver, smoothed);
+    EXPECT_GT((layer.o.weight - output).abs().max().item<float>(), 0.01f) << "nothing was rotated";
+    const at::Tensor after = LayerRun(model, layer, nullptr).output;
+    EXPECT_LT(((after - before).abs().max() / before.abs().max()).item<double>(), 1e-5);
+  }
+}
+INSTANTIATE_TEST_SUITE_P(, Rotation, testing::Values("llama", "qwen3_moe", "mllama"),
+                         [](const auto& test) { return std::string(test.param); });
+
+TEST(LayerSolver, GptqOfRotatedLinearsSeesRotatedInputs) {
+  const TinyCheckpoint files(at::kFloat);
+  const Checkpoint checkpoint(files.directory());
+  const Model model(checkpoint, at::kCPU, at::kFloat);
+  LayerStatistics statistics(Detail::gram);
+  LayerRun(model, model.load_layer(0), &statistics);
+  const int64_t dim = model.spec().decoder.head_dim;
+  const auto error_of = [&](Rounding rounding) {
+    Recipe recipe = recipe_of(find_preset("w4a16"), KvCacheFormat::none);
+    recipe.rules.front().scheme->rotated = true;
+    recipe.rules.front().scheme->rounding = rounding;
+    const Plan plan = make_plan(model, recipe, "auto", "out");
+    const SolvedLayer solved = LayerSolver(model, 0, &statistics).solve(plan);
+    for (const auto& [site, linear] : solved.linears) {
+      if (site->id.role != nn::Role::o) continue;
+      const at::Tensor turned_back = rotate_columns(dequantize(linear.weight), dim);
+      return gram_loss(turned_back - model.linear_weight(0, site->id).to(at::kFloat),
+                       statistics.of({InputGroup::attn_out}).gram());
+    }
+    return 0.0;
+  };
+  EXPECT_GT(error_of(Rounding::gptq), 0);
+  EXPECT_LT(error_of(Rounding::gptq), 0.8 * error_of(Rounding::nearest));
 }
 
 TEST(LayerSolver, ARouterIsScaledExactly) {

@@ -65,6 +65,7 @@ TEST(RecipeFile, WhatIsWrittenReadsTheSame) {
   odd.without_data = "w4a16";
   odd.rules.front().scheme->alpha = 0.35;
   odd.rules.front().scheme->rounded_inputs = true;
+  odd.rules.push_back({"*.o_proj", Scheme{.weight = Codec::nf4, .block = 64, .rotated = true}});
   recipes.push_back(odd);
   for (const Recipe& recipe : recipes) {
     const Recipe again = parse(recipe_text(recipe));
@@ -117,6 +118,8 @@ TEST(RecipeFile, ErrorsNameTheLine) {
       {"rules:\n  - {scheme: int8_sq, alpha: 2}\n", "folder/mine.yaml:2: alpha: expected a number from 0"},
       {"rules:\n  - {scheme: int4_awq, smoothing_inputs: rounded}\n",
        "folder/mine.yaml:2: smoothing_inputs: rounded needs"},
+      {"rules:\n  - {scheme: nvfp4, rotation: hadamard}\n",
+       "folder/mine.yaml:2: rotation: calibration does not"},
       {"modality_weight: 0\nrules: [{weight: int8}]\n",
        "folder/mine.yaml:1: modality weight: '0' is neither"},
       {"without_data: fp8\nrules: [{weight: int8}]\n",
