@@ -23,7 +23,7 @@ def refused(visq, *arguments):
 
 def test_the_exclude_list_is_in_the_names_of_the_text_models_folder(visq, model, tmp_path):
     out = tmp_path / "out"
-    visq("quantize", model, "-f", "int4_awq", "--calib", "none", "--kv-cache", "none", "--layout", "modelopt", "-o", out,
+    visq("quantize", model, "-f", "int4_awq_lite", "--calib", "none", "--kv-cache", "none", "--layout", "modelopt", "-o", out,
          "--skip", "llm.model.layers.0.mlp.down_proj", "--max-shard-size", 300_000)  # fmt: skip
     assert visq.json("check", out, "--source", model)["passed"]
     config = json.loads((out / "llm" / "config.json").read_text())["quantization_config"]
@@ -37,7 +37,7 @@ def test_the_exclude_list_is_in_the_names_of_the_text_models_folder(visq, model,
 def test_a_quantized_checkpoint_answers(visq, model, tmp_path):
     test_families.write_data(tmp_path)
     out = tmp_path / "out"
-    visq("quantize", model, "-f", "int4_awq", "--calib", "none", "--kv-cache", "none", "-o", out)
+    visq("quantize", model, "-f", "int4_awq_lite", "--calib", "none", "--kv-cache", "none", "-o", out)
     question = ("What is this?", "--image", tmp_path / "0.png", "--max-new-tokens", 4)
     assert visq("generate", out, *question).stdout
     assert "is quantized already" in refused(visq, "quantize", out, "-f", "fp8", "-o", tmp_path / "again")
@@ -67,5 +67,5 @@ def test_a_configuration_that_contradicts_the_tensors_names_both_shapes(visq, mo
     copy = shutil.copytree(model, tmp_path / "model")
     config = json.loads((copy / "llm" / "config.json").read_text())
     (copy / "llm" / "config.json").write_text(json.dumps({**config, "intermediate_size": 128}))
-    error = refused(visq, "quantize", copy, "-f", "int4_awq", "--calib", "none", "--kv-cache", "none", "-o", tmp_path / "out")
+    error = refused(visq, "quantize", copy, "-f", "int4_awq_lite", "--calib", "none", "--kv-cache", "none", "-o", tmp_path / "out")
     assert "tensor 'llm.model.layers.0.mlp.gate_proj.weight' has shape [256, 128], but config.json says [128, 128]" in error

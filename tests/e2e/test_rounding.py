@@ -34,13 +34,12 @@ def test_every_rule_of_the_engines_holds(visq, demo, solved, name):
         assert report["engines"]
 
 
-def test_gptq_lowers_the_divergence(visq, demo, solved):
-    folders = {name: (solved / f"solved_{name}", solved / plain) for name, plain in PLAIN.items()}
-    rows = visq.json("eval", *(folder for pair in folders.values() for folder in pair), "--against", demo / "model", "--data",
+@pytest.mark.parametrize("name", ["int4_asym", "nf4"])  # 8 bits lose too little for the divergence to tell
+def test_gptq_lowers_the_divergence(visq, demo, solved, name):
+    rows = visq.json("eval", solved / f"solved_{name}", solved / PLAIN[name], "--against", demo / "model", "--data",
                      demo / "questions.jsonl", "--samples", 60)  # fmt: skip
-    kl = [row["mean_kl"] for row in rows[1:]]
-    for i, name in enumerate(folders):
-        assert kl[2 * i] < 0.5 * kl[2 * i + 1] or name == "int8", (name, kl)  # whose errors are too small to tell
+    gptq, plain = (row["mean_kl"] for row in rows[1:])
+    assert gptq < 0.1 * plain
 
 
 def test_shapes_are_those_of_the_plain_format(solved):
