@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# On a machine with an NVIDIA GPU: the demo, and a random checkpoint of the shape of Qwen2.5-VL-7B, to fp8 and int4_awq, visq beside
+# On a machine with an NVIDIA GPU: the demo, and a random checkpoint of the shape of Qwen2.5-VL-7B, to fp8 and AWQ, visq beside
 # nvidia-modelopt.   bench/gpu.sh BUILD_FOLDER [visq|modelopt]...
 set -euo pipefail
 build=$(realpath "$1")
@@ -30,7 +30,7 @@ for tool in "${@:-visq}"; do
       measured "visq demo, all formats" "$visq" quantize demo/model -f fp8,int8_sq,int4_awq,w4a8_awq,nvfp4 \
         --calib demo/calibration.jsonl -o "$work/demo" --force --device cuda
       "$visq" eval "$work"/demo/{fp8,int8_sq,int4_awq,w4a8_awq,nvfp4} --against demo/model --data demo/questions.jsonl --device cuda
-      for format in fp8 int4_awq; do
+      for format in fp8 int4_awq_lite; do
         measured "visq 7B $format" "$visq" quantize "$work/7b" -f $format --calib "$work/samples/samples.jsonl" -o "$work/out-$format" \
           --force --device cuda --kv-cache none
         "$visq" check "$work/out-$format" --source "$work/7b" | tail -1

@@ -20,7 +20,7 @@ cat "$work/llava-0.5b"/*.safetensors >/dev/null
 for run in 1 2 3; do
   rm -rf "$work/copy" "$work/rounded"
   /usr/bin/time -f "cp    %e s" cp -r "$work/llava-0.5b" "$work/copy"
-  /usr/bin/time -f "visq  %e s" "$visq" -q quantize "$work/llava-0.5b" -f int4_awq --calib none --kv-cache none -o "$work/rounded" >/dev/null
+  /usr/bin/time -f "visq  %e s" "$visq" -q quantize "$work/llava-0.5b" -f w4a16 --kv-cache none -o "$work/rounded" >/dev/null
 done
 rm -rf "$work/copy" "$work/rounded"
 
@@ -31,8 +31,8 @@ echo; echo "== fp8 of the 0.5 B model, 16 samples: seconds and memory"
 for model in demo/model "$work/llava-0.5b"; do
   samples=demo/calibration.jsonl; limit=128
   [ "$model" = demo/model ] || { samples=$work/samples/samples.jsonl; limit=8; }
-  echo; echo "== int4_awq of $model, $limit samples: visq, then nvidia-modelopt"
+  echo; echo "== AWQ of $model, $limit samples: visq (int4_awq_lite), then nvidia-modelopt (int4_awq)"
   rm -rf "$work/awq" "$work/peer"
-  /usr/bin/time -f "visq             %e s, %M kB" "$visq" -q quantize "$model" -f int4_awq --calib "$samples" --samples $limit --kv-cache none -o "$work/awq" >/dev/null
+  /usr/bin/time -f "visq             %e s, %M kB" "$visq" -q quantize "$model" -f int4_awq_lite --calib "$samples" --samples $limit --kv-cache none -o "$work/awq" >/dev/null
   "$python" bench/modelopt_ptq.py "$model" "$samples" int4_awq "$work/peer" --limit $limit 2>/dev/null | tail -1
 done
