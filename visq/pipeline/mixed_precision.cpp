@@ -217,7 +217,10 @@ std::vector<Mix> uniform_mixes(const SearchSpace& space, const Scores& scores) {
 }
 
 Recipe recipe_of(const SearchSpace& space, const Mix& mix) {
-  Recipe recipe{"mixed", "", {}, space.kv_cache};
+  Recipe recipe;
+  recipe.name = "mixed";
+  recipe.kv_cache = space.kv_cache;
+  recipe.modality_weight = space.plans.front().recipe.modality_weight;
   for (const Recipe& format : space.formats) recipe.about += (recipe.about.empty() ? "" : ", ") + format.name;
   recipe.about = visq::format("{:.4g} bits of {}, by measured sensitivities",
                               bits_per_weight(space, mix.bytes), recipe.about);

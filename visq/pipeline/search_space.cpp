@@ -123,7 +123,7 @@ std::optional<Plan> SearchSpace::plan_alone(const Model& model, size_t format, U
     const bool alone = kind == UnitKind::qkv ||
                        (kind == UnitKind::gate_up && find(unit.layer, UnitKind::experts) == nullptr) ||
                        (kind == UnitKind::experts && find(unit.layer, UnitKind::gate_up) == nullptr);
-    smooths |= !alone && choice->scheme.solver != Solver::max;
+    smooths |= !alone && (choice->scheme.solver != Solver::max || choice->scheme.rotated);
   }
   if (!smooths) return std::nullopt;
   return make_plan(model, recipe, layout->name(), {});
@@ -132,7 +132,10 @@ std::optional<Plan> SearchSpace::plan_alone(const Model& model, size_t format, U
 SearchSpace make_search_space(const Model& model, const QuantizeOptions& options) {
   SearchSpace space;
   space.formats = options.recipes;
-  space.plans = make_plans(model, options);
+  // Scores are of what the formats are with data, also where a run from scores has none.
+  QuantizeOptions in_layout = options;
+  for (Recipe& format : in_layout.recipes) format.without_data.clear();
+  space.plans = make_plans(model, in_layout);
   std::vector<Scheme> schemes;
   for (const Plan& plan : space.plans)
     for (const Scheme& scheme : plan.schemes) add_stored(schemes, scheme);
@@ -140,11 +143,9 @@ SearchSpace make_search_space(const Model& model, const QuantizeOptions& options
   space.layout = &find_layout(options.layout, schemes, "--format " + names);
   if (options.layout == "auto" && space.layout->engines(schemes).empty())
     fail(
-        "--format {}: no engine reads these beside each other (docs/recipes.md says which they do); --layout "
-        "{} "
-        "writes them all the same",
+        "--format {}: no engine reads these beside each other (docs/recipes.md says which they do); "
+        "--layout {} writes them all the same",
         names, space.layout->name());
-  QuantizeOptions in_layout = options;
   in_layout.layout = space.layout->name();
   if (std::ranges::all_of(space.plans, [](const Plan& plan) { return plan.kv_cache == KvCacheFormat::none; }))
     in_layout.kv_cache = KvCacheFormat::none;
@@ -152,6 +153,10 @@ SearchSpace make_search_space(const Model& model, const QuantizeOptions& options
   space.kv_cache = space.plans.front().kv_cache;
   if (!std::ranges::all_of(space.plans, [&](const Plan& plan) { return plan.kv_cache == space.kv_cache; }))
     fail("--format {}: these recipes want unlike KV caches; say --kv-cache", names);
+  if (!std::ranges::all_of(space.plans, [&](const Plan& plan) {
+        return plan.recipe.modality_weight == space.plans.front().recipe.modality_weight;
+      }))
+    fail("--format {}: these recipes want unlike modality weights; say --modality-weight", names);
   for (int64_t layer = 0; layer < model.spec().decoder.layers; ++layer)
     for (Unit& unit : units_of(model, layer)) {
       for (size_t format = 0; format < space.plans.size(); ++format) add_choice(unit, space, format);

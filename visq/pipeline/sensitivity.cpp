@@ -5,12 +5,14 @@
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
+#include <functional>
 
 #include "visq/core/error.h"
 #include "visq/core/log.h"
 #include "visq/core/process.h"
 #include "visq/eval/runner.h"
 #include "visq/pipeline/solve.h"
+#include "visq/quant/rotation.h"
 
 namespace visq {
 namespace {
@@ -24,24 +26,49 @@ bool needs_calibration(const SearchSpace& space) {
   });
 }
 
-/// A packed linear between what stands around it in the original: smoothing undone outside of it.
+/// Changes rows of what makes a linear's outputs: its weight and its low-rank part.
+void change_rows(nn::Linear& linear, const nn::RowRange& range,
+                 const std::function<at::Tensor(const at::Tensor&)>& change) {
+  for (at::Tensor* const matrix : {&linear.weight, &linear.low_rank.b}) {
+    if (!matrix->defined()) continue;
+    *matrix = matrix->clone();
+    at::Tensor rows = matrix->narrow(0, range.begin, range.count);
+    rows.copy_(change(rows.to(at::kFloat)));
+  }
+}
+
+/// Changes what a linear reads. A low-rank part reads it unquantized.
+void change_input(nn::Linear& linear, const std::function<at::Tensor(const at::Tensor&)>& change) {
+  // For a change that is a symmetric matrix: (x·M)·aᵀ = x·(a·M)ᵀ.
+  if (at::Tensor& a = linear.low_rank.a; a.defined()) a = change(a.to(at::kFloat)).to(a.scalar_type());
+  linear.input = [inner = linear.input, change](const at::Tensor& x) {
+    const at::Tensor changed = change(x.to(at::kFloat)).to(x.scalar_type());
+    return inner ? inner(changed) : changed;
+  };
+}
+
+/// A packed linear between what stands around it in the original: smoothing and rotation undone outside of
+/// it.
 nn::Linear in_place(const PackedLinear& packed, const Scheme& scheme, const nn::Linear& original,
-                    const SolvedLayer& solved, const nn::GroupId& group, const nn::LinearId& id) {
+                    const SolvedLayer& solved, const nn::DecoderSpec& spec, const nn::GroupId& group,
+                    const nn::LinearId& id) {
   nn::Linear linear =
       simulated_linear(packed, scheme.input, original.weight.device(), original.weight.scalar_type());
   linear.bias = original.bias;
   linear.adapter = original.adapter;
   if (const auto divisor = solved.divisors.find(id); divisor != solved.divisors.end()) {
     const auto& [range, by] = divisor->second;
-    at::Tensor weight = linear.weight.clone();
-    weight.narrow(0, range.begin, range.count).mul_(by.unsqueeze(1));
-    linear.weight = weight;
+    change_rows(linear, range, [&](const at::Tensor& rows) { return rows * by.unsqueeze(1); });
   }
   if (const auto scale = solved.scales.find(group); scale != solved.scales.end())
-    linear.input = [inner = linear.input, by = scale->second](const at::Tensor& x) {
-      const at::Tensor smoothed = (x / by).to(x.scalar_type());
-      return inner ? inner(smoothed) : smoothed;
-    };
+    change_input(linear, [by = scale->second](const at::Tensor& x) { return x / by; });
+  // A rotation is its own inverse.
+  const int64_t head = spec.head_dim;
+  if (solved.rotated && id == nn::value_rows(spec).linear)
+    change_rows(linear, nn::value_rows(spec),
+                [head](const at::Tensor& rows) { return rotate_rows(rows, head); });
+  if (solved.rotated && id.role == nn::Role::o)
+    change_input(linear, [head](const at::Tensor& x) { return rotate_columns(x, head); });
   return linear;
 }
 
@@ -108,8 +135,8 @@ class VariantMaker {
     for (const auto& [site, packed] : solved.linears) {
       if (std::ranges::find(unit.linears, site->id) == unit.linears.end()) continue;
       const nn::GroupId group{nn::group_of(spec, layer.index, site->id.role), site->id.expert};
-      variant.linears.emplace_back(
-          site->id, in_place(packed, site->linear.scheme, layer.linear(site->id), solved, group, site->id));
+      variant.linears.emplace_back(site->id, in_place(packed, site->linear.scheme, layer.linear(site->id),
+                                                      solved, spec, group, site->id));
     }
   }
 };

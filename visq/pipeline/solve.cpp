@@ -569,6 +569,7 @@ SolvedLayer LayerSolver::solve(const Plan& plan) {
   solved.rewritten = std::move(smoothed.rewritten);
   solved.scales = std::move(smoothed.scales);
   solved.divisors = std::move(smoothed.divisors);
+  solved.rotated = smoothed.rotated;
   return solved;
 }
 

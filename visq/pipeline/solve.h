@@ -66,6 +66,7 @@ struct SolvedLayer {
   // How the linears were smoothed, as in SmoothedLayer.
   std::map<nn::GroupId, at::Tensor> scales;
   std::map<nn::LinearId, std::pair<nn::RowRange, at::Tensor>> divisors;
+  bool rotated = false;
 };
 
 /// Solves one decoder layer for any number of plans. They share the layer's weights (fp32, on the model's
