@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the parity and end-to-end tests. They need Python packages that the product does not; those live in .venv-test, which
-# borrows torch from where the build found it.
+# borrows torch from where the build found it, and the engines' loading code in .venv-engines.
 set -euo pipefail
 build=$(realpath "${1:-build}")
 cd "$(dirname "$0")/.."
@@ -21,6 +21,7 @@ if [ ! -e "$stamp" ]; then
   "${pip[@]}" --no-deps torchvision==0.29.2  # its transforms are Python over ATen; its own operators are not used
   touch "$stamp"
 fi
+scripts/engine_environment.sh
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}  # where cores are shared, spinning threads cost more than they gain
 # One worker a core and one thread a worker: toy models do not fill two cores. More than eight workers would only fight for memory.
 workers=$(nproc)

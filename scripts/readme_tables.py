@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Fills the tables of README.md from the program: scripts/readme_tables.py build/visq [--check]"""
+"""Fills the tables of README.md and docs/ from the program: scripts/readme_tables.py build/visq [--check]"""
 
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def filled(text, visq):
@@ -18,8 +19,9 @@ def filled(text, visq):
 
 
 if __name__ == "__main__":
-    before = README.read_text()
-    after = filled(before, sys.argv[1])
-    if "--check" in sys.argv:
-        sys.exit(0 if before == after else "README.md: its tables are not what the program prints; run scripts/readme_tables.py build/visq")
-    README.write_text(after)
+    for page in PAGES:
+        before = page.read_text()
+        after = filled(before, sys.argv[1])
+        if "--check" in sys.argv and before != after:
+            sys.exit(f"{page.relative_to(ROOT)}: its tables are not what the program prints; run scripts/readme_tables.py build/visq")
+        page.write_text(after)

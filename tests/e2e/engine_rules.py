@@ -52,13 +52,34 @@ def whole_names(module, entries, model_type):
     return module in entries
 
 
-MATCHERS = {"modelopt": [vllm, sglang, tensorrt_llm], "compressed-tensors": [expressions], "fp8": [whole_names]}
+def engine_names(module, model_type):
+    """As vLLM and SGLang call a module of the files."""
+    rules = QWEN if re.match("qwen.*_vl", model_type) else LLAVA if model_type in LLAVAS else []
+    return [renamed(module, rules), renamed(module, QWEN_SGLANG if re.match("qwen2.*_vl", model_type) else [])]
+
+
+def substrings(module, entries, model_type):
+    """AutoAWQ, in vLLM and SGLang"""
+    verdicts = {any(entry in name for entry in entries) for name in engine_names(module, model_type)}
+    assert len(verdicts) == 1, module
+    return verdicts.pop()
+
+
+def dynamic(module, entries, model_type):
+    """GPTQ, in vLLM and SGLang"""
+    verdicts = {any(re.match(entry[2:], name) for entry in entries) for name in engine_names(module, model_type)}
+    assert len(verdicts) == 1 and all(entry.startswith("-:") for entry in entries), module
+    return verdicts.pop()
+
+
+LISTS = {"fp8": "modules_to_not_convert", "awq": "modules_to_not_convert", "gptq": "dynamic"}
+MATCHERS = {"awq": [substrings], "gptq": [dynamic], "modelopt": [vllm, sglang, tensorrt_llm], "compressed-tensors": [expressions], "fp8": [whole_names]}
 
 
 def wrongly_judged(folder, linears, quantized):
     """@return (engine, module) of linears that an engine would load as what they are not; names as in the folder's files"""
     config = json.loads((folder / "config.json").read_text())
     method = config["quantization_config"]
-    entries = method["modules_to_not_convert" if method["quant_method"] == "fp8" else "ignore"]
+    entries = list(method[LISTS.get(method["quant_method"], "ignore")])
     return [(matcher.__name__, module) for matcher in MATCHERS[method["quant_method"]] for module in sorted(linears)
             if matcher(module, entries, config["model_type"]) == (module in quantized)]  # fmt: skip

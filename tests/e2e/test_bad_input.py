@@ -227,7 +227,19 @@ def test_output_disk_that_is_full(visq, demo, model, tmp_path):
 
 def test_unknown_flag(visq):
     result = visq("quantize", "--fromat", "fp8", check=False)
-    assert result.returncode == 2 and len(result.stderr.strip().splitlines()) == 1
+    (line,) = result.stderr.splitlines()
+    assert result.returncode == 2 and line.startswith("error: --fromat: no such option")
+
+
+def test_unknown_command(visq):
+    result = visq("chekc", "model", check=False)
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: chekc: no such command; choose one of ") and " check," in line
+
+
+def test_unknown_layout(refuses, model):
+    refuses(model, "--layout nonsense", "choose auto or one of ", "modelopt", "gguf", "tensorrt-llm", arguments=["--layout", "nonsense"])
 
 
 def test_interrupt_leaves_nothing(visq, demo, tmp_path):

@@ -27,7 +27,7 @@ def test_the_exclude_list_is_in_the_names_of_the_text_models_folder(visq, model,
          "--skip", "llm.model.layers.0.mlp.down_proj", "--max-shard-size", 300_000)  # fmt: skip
     assert visq.json("check", out, "--source", model)["passed"]
     config = json.loads((out / "llm" / "config.json").read_text())["quantization_config"]
-    assert config["ignore"] == ["lm_head", "lm_head.*", "model.layers.0.mlp.down_proj"]
+    assert config["ignore"] == ["lm_head", "lm_head.*", "model.layers.0.mlp.down_proj", "layers.0.mlp.down_proj"]
     assert (out / "llm" / "hf_quant_config.json").exists()
     index = json.loads((out / "llm" / "model.safetensors.index.json").read_text())
     assert "model.layers.0.mlp.down_proj.weight" in index["weight_map"]

@@ -29,14 +29,14 @@ def test_every_rule_of_the_engines_holds(visq, demo, four, format):
     for options in (["--source", demo / "model"], []):
         result = visq.json("check", out, *options)
         assert result["passed"], [rule for rule in result["rules"] if rule["violations"]]
-        assert result["engines"] == ["vllm"]
+        assert result["engines"] == (["sglang"] if format == "nf4" else ["vllm", "sglang"])
     quantization = visq.json("inspect", out)["quantization"]
     assert (quantization["format"], quantization["linears"]) == (format, 35)
     assert quantization["layout"] == ("bitsandbytes" if format == "nf4" else "compressed-tensors")
     # The cache that nobody asked for is left where a layout has no place for its scales.
     assert quantization["kv_cache"] == ("none" if format == "nf4" else "fp8")
     result = visq("check", out, "--for", "tensorrt-llm", check=False)
-    assert result.returncode == 1 and f"tensorrt-llm does not read {format}" in result.stdout
+    assert result.returncode == 1 and f"tensorrt-llm: does not read {format}" in result.stdout
 
 
 @pytest.mark.parametrize("format", FOUR_BITS)

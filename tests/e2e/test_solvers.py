@@ -97,12 +97,25 @@ def test_modalities_are_weighed(visq, demo, statistics, tmp_path):
     assert {group["image_weight"] for group in quantize("fixed", "--stats", statistics, "--modality-weight", "0.25")} == {0.25}
 
 
+def test_one_image_among_many_texts_tells_of_its_modality(visq, demo, tmp_path):
+    """However few samples have images, those that the modalities are compared on are of them."""
+    turn = {"role": "user", "content": [{"type": "image", "image": "image.png"}, {"type": "text", "text": "What is it?"}]}
+    text = {"role": "user", "content": [{"type": "text", "text": "What is red?"}]}
+    answer = {"role": "assistant", "content": "a circle"}
+    samples = [{"messages": [turn if i == 2 else text, answer]} for i in range(60)]
+    (tmp_path / "image.png").write_bytes((demo / "images/c0001.png").read_bytes())
+    (tmp_path / "samples.jsonl").write_text("".join(json.dumps(sample) + "\n" for sample in samples))
+    visq("calibrate", demo / "model", "--calib", tmp_path / "samples.jsonl", "--no-gram", "-o", tmp_path / "out")
+    sensitivity = json.loads((tmp_path / "out/statistics.json").read_text())["modality_sensitivity"]
+    assert sensitivity["text"] > 0 and sensitivity["image"] > 0
+
+
 def test_a_modality_weight_needs_samples_that_tell(visq, demo, tmp_path):
     sample = {"messages": [{"role": "user", "content": [{"type": "image", "image": "images/q0001.png"}]}]}
     (tmp_path / "images").mkdir()
     (tmp_path / "images/q0001.png").write_bytes((demo / "images/q0001.png").read_bytes())
     (tmp_path / "silent.jsonl").write_text(json.dumps(sample) + "\n")
-    for value, expected in (("auto", "silent.jsonl: no sample has an image and an answer"), ("-1", "'-1' is neither auto nor"),
+    for value, expected in (("auto", "silent.jsonl: no sample of at most 2048 tokens has an image and an answer"), ("-1", "'-1' is neither auto nor"),
                             ("much", "'much' is neither auto nor")):
         result = visq("quantize", demo / "model", "-f", "int4_awq_lite", "--calib", tmp_path / "silent.jsonl", "--modality-weight",
                       value, "-o", tmp_path / "out", check=False)

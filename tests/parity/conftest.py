@@ -41,3 +41,21 @@ def samples(tmp_path_factory):
     import forward_models
 
     return forward_models.write_samples(tmp_path_factory.mktemp("samples"))
+
+
+@pytest.fixture(scope="session")
+def engines(tmp_path_factory):
+    """engines("vllm"), started when first asked for."""
+    from engine_loaders import Engine
+
+    started = {}
+    folder = tmp_path_factory.mktemp("engines")
+
+    def engine(name):
+        if name not in started:
+            started[name] = Engine(name, folder / f"{name}.log")
+        return started[name]
+
+    yield engine
+    for process in started.values():
+        process.close()

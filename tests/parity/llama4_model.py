@@ -1,4 +1,4 @@
-"""A tiny random Llama 4: chunks shorter than the texts, a layer without rope, dense and sparse layers."""
+"""A tiny random Llama 4: chunks shorter than the texts, a layer without rope, dense and sparse layers, as Maverick."""
 
 import forward_models as toy
 from transformers import Llama4Config, Llama4ForConditionalGeneration
@@ -8,14 +8,17 @@ MARKS = ["<|header_start|>", "<|header_end|>", "<|eot|>", "<|image_start|>", "<|
          "<|tile_y_separator|>", "<|patch|>", "<|image|>"]  # fmt: skip
 
 
-def make(qk_norm=True):
+SCOUT = range(4)  # its layers are all sparse
+
+
+def make(qk_norm=True, sparse=(1, 3)):
     tokenizer, tokenizer_config = toy.fast_tokenizer(["<|begin_of_text|>", *MARKS])
     rope = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0,
             "high_freq_factor": 4.0, "original_max_position_embeddings": 64}  # fmt: skip
     size = toy.text_size()
     text = dict(
         **{**size, "num_hidden_layers": 4, "intermediate_size": 128 if toy.WIDE else 48}, head_dim=size["hidden_size"] // 4,
-        intermediate_size_mlp=size["intermediate_size"], num_local_experts=4, moe_layers=[0, 2, 3], use_qk_norm=qk_norm,
+        intermediate_size_mlp=size["intermediate_size"], num_local_experts=4, moe_layers=list(sparse), interleave_moe_layer_step=4 // len(sparse), use_qk_norm=qk_norm,
         no_rope_layers=[1, 1, 1, 0], attention_chunk_size=9, floor_scale=5, attn_scale=0.3, rope_parameters=rope,
         bos_token_id=tokenizer.token_to_id("<|begin_of_text|>"), eos_token_id=tokenizer.token_to_id("<|eot|>"),
         pad_token_id=tokenizer.token_to_id("<|endoftext|>"),

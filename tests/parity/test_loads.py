@@ -13,7 +13,7 @@ from compressed_tensors.compressors.pack_quantized.base import PackedQuantizatio
 
 FORMATS = ["fp8", "int8_sq", "int4_awq", "w4a8_awq", "nvfp4", "int8", "w4a8_nvfp4_fp8", "int4_awq_asym"]
 DATA_FREE = ["fp8_pc_pt", "fp8_pb_wo", "int8_wo", "w4a16", "w4a16_nvfp4", "w4a8_mxfp4_fp8", "mxfp4", "mxfp6", "mxfp8", "mxint8",
-             "w4a16_asym"]  # fmt: skip
+             "w4a16_asym", "int8_dynamic", "int8_wo_g128", "w4a8", "w4afp8", "mxfp4_wo"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,8 @@ def test_compressed_tensors_outputs_answer_in_transformers(quantized, packed_zer
 
 @pytest.mark.parametrize("format, layout", [("fp8_pc_pt", "compressed-tensors"), ("fp8_pb_wo", "hf-fp8"), ("int8_wo", "compressed-tensors"),
                                             ("w4a16", "compressed-tensors"), ("w4a16_asym", "compressed-tensors"),
-                                            ("w4a16_nvfp4", "compressed-tensors")])  # fmt: skip
+                                            ("w4a16_nvfp4", "compressed-tensors"), ("int8_wo_g128", "compressed-tensors"),
+                                            ("mxfp4_wo", "compressed-tensors")])  # fmt: skip
 def test_weights_of_data_free_outputs_are_what_transformers_computes_with(probe, packed_zero_points, tmp_path, format, layout):
     """The same logits as a model whose weights are code times scale, worked out here from the files."""
     subprocess.run([probe("solver").parent / "visq", "-q", "quantize", DEMO / "model", "--format", format, "--layout", layout, "--out",
@@ -109,9 +110,11 @@ def real_values(parts, shape):
         return parts["weight"].float() * parts["weight_scale"].float()
     packed = parts["weight_packed"]
     scale = parts["weight_scale"].float().repeat_interleave(columns // parts["weight_scale"].shape[1], 1)
-    if "weight_global_scale" in parts:
+    if packed.dtype == torch.uint8:
         table = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6])
         codes = torch.stack([packed & 15, packed >> 4], -1).view(rows, columns)
+        if "weight_global_scale" not in parts:  # exponents
+            return table[codes.long()] * torch.exp2(scale - 127)
         return table[codes.long()] * (scale / parts["weight_global_scale"])
     bits = 32 * packed.shape[1] // columns
     codes = ((packed.unsqueeze(-1) >> torch.arange(0, 32, bits)) & (2**bits - 1)).view(rows, columns)
@@ -146,9 +149,15 @@ EXPECTED = {
     "w4a8_nvfp4_fp8": lambda n, k: {"weight": ("U8", [n, k // 2]), "weight_scale": ("F8_E4M3", [n, k // 32]),
                                     "weight_scale_2": ("F32", []), "input_scale": ("F32", [])},
     "w4a8_mxfp4_fp8": lambda n, k: {"weight": ("U8", [n, k // 2]), "weight_scale": ("U8", [n, k // 32])},
-    "mxfp4": lambda n, k: {"weight": ("U8", [n, k // 2]), "weight_scale": ("U8", [n, k // 32])},
+    "mxfp4": lambda n, k: {"weight_packed": ("U8", [n, k // 2]), "weight_scale": ("U8", [n, k // 32])},
     "mxfp6": lambda n, k: {"weight": ("U8", [n, k // 4 * 3]), "weight_scale": ("U8", [n, k // 32])},
     "mxfp8": lambda n, k: {"weight": ("F8_E4M3", [n, k]), "weight_scale": ("U8", [n, k // 32])},
+    "int8_dynamic": lambda n, k: {"weight": ("I8", [n, k]), "weight_scale": ("BF16", [n, 1])},
+    "int8_wo_g128": lambda n, k: {"weight_packed": ("I32", [n, k // 4]), "weight_scale": ("BF16", [n, k // 128]),
+                                  "weight_shape": ("I64", [2])},
+    "w4a8": lambda n, k: {"weight": ("I8", [n, k]), "weight_scale": ("BF16", [n, k // 128])},
+    "w4afp8": lambda n, k: EXPECTED["w4a16"](n, k),
+    "mxfp4_wo": lambda n, k: {"weight_packed": ("U8", [n, k // 2]), "weight_scale": ("U8", [n, k // 32])},
     "mxint8": lambda n, k: {"weight": ("I8", [n, k]), "weight_scale": ("U8", [n, k // 32])},
 }
 

@@ -3,7 +3,8 @@
 // Runs all samples as one flat batch (so that the sequence borders matter) and writes, for each sample i:
 // ids.i, positions.i ([axes, tokens]), pixels.i.k of its k-th image or video, tower.i (before the projector),
 // features.i, merged.i (what the first layer reads), layer.L.i (hidden states after each layer) and logits.i,
-// all in fp32. With --generate N, prints N greedy tokens a line for each sample.
+// all in fp32; of a quantized checkpoint, computed as an engine would, also weight.MODULE of its quantized
+// linears. With --generate N, prints N greedy tokens a line for each sample.
 #include <ATen/ATen.h>
 #include <fmt/ranges.h>
 
@@ -11,7 +12,7 @@
 #include <string>
 
 #include "visq/core/format.h"
-#include "visq/families/model.h"
+#include "visq/eval/runner.h"
 
 namespace visq {
 namespace {
@@ -67,8 +68,8 @@ void run(const std::vector<std::string>& arguments) {
     if (arguments[i] == "bf16") dtype = at::kBFloat16;
     if (arguments[i] == "--generate" && i + 1 < arguments.size()) generate = std::stoll(arguments[i + 1]);
   }
-  const Checkpoint checkpoint(arguments[0]);
-  const Model model(checkpoint, at::kCPU, dtype);
+  const Runner runner(arguments[0], at::kCPU, dtype);
+  const Model& model = runner.model();
   std::vector<EncodedSample> samples;
   Named out;
   for (const Sample& sample : read_samples(arguments[1])) {
@@ -90,6 +91,9 @@ void run(const std::vector<std::string>& arguments) {
     out.emplace_back(visq::format("positions.{}", i),
                      batch.positions.slice(1, batch.offsets[i], batch.offsets[i + 1]).clone());
   add_slices(out, "logits", model.logits(run_layers(model, layers, batch, nullptr, &out)), batch.offsets);
+  if (const auto& quantized = runner.quantized())
+    for (const std::string& module : quantized->modules())
+      out.emplace_back("weight." + module, QuantizedCheckpoint::effective_weight(quantized->read(module)));
   write_safetensors(arguments[2], out);
   std::vector<bool> pictured;
   for (const EncodedSample& sample : samples) pictured.push_back(!sample.images.empty());

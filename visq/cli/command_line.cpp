@@ -77,12 +77,31 @@ int run_command_line(int argc, char** argv, const std::string& description,
   app.fallthrough();
   Command program(&app);
   add_commands(program);
+  // CLI11 would only say that a command is missing.
+  const std::string first = argc > 1 ? argv[1] : "";
+  std::string commands;
+  bool known = first.empty() || first[0] == '-';
+  for (const CLI::App* command : app.get_subcommands({})) {
+    commands += (commands.empty() ? "" : ", ") + command->get_name();
+    known |= command->get_name() == first;
+  }
+  if (!known) {
+    visq::print(stderr, "error: {}: no such command; choose one of {}\n", first, commands);
+    return 2;
+  }
   try {
     app.parse(argc, argv);
   } catch (const ExitCode& e) {
     return e.code;
   } catch (const CLI::Success& e) {
     return app.exit(e);
+  } catch (const CLI::RequiredError& e) {
+    // What is missing may be there, misspelled.
+    const std::vector<std::string> unknown = app.remaining(/*recurse=*/true);
+    visq::print(stderr, "error: {} (visq --help lists what there is)\n",
+                unknown.empty() ? std::string(e.what())
+                                : visq::format("{}: no such option; and {}", unknown.front(), e.what()));
+    return 2;
   } catch (const CLI::ParseError& e) {
     visq::print(stderr, "error: {} (visq --help lists what there is)\n", e.what());
     return 2;

@@ -11,7 +11,9 @@ void add_eval_command(Command& program);
 void add_generate_command(Command& program);
 void add_inspect_command(Command& program);
 void add_check_command(Command& program);
+void add_convert_command(Command& program);
 void add_families_command(Command& program);
 void add_formats_command(Command& program);
+void add_engines_command(Command& program);
 
 }  // namespace visq

@@ -5,13 +5,14 @@
 #include "visq/core/text.h"
 #include "visq/eval/score.h"
 #include "visq/inputs/image.h"
+#include "visq/pipeline/convert_model_format.h"
 
 namespace visq {
 namespace {
 
 struct Arguments {
   std::vector<std::string> checkpoints;
-  std::string data, against, costs;
+  std::string data, against, costs, source;
   int64_t samples = 0, max_new_tokens = 64, show = 0;
   bool json = false;
   ComputeOptions compute;
@@ -100,6 +101,11 @@ void show_samples(const std::vector<Row>& rows, const Evaluation& evaluation, in
   }
 }
 
+// What a checkpoint was made of is what it is compared with, unless something else is said.
+const std::string& source_of(const Arguments& arguments) {
+  return arguments.source.empty() ? arguments.against : arguments.source;
+}
+
 void run(const Arguments& arguments) {
   const at::Device device = arguments.compute.resolve_device();
   const auto dtype = arguments.compute.resolve_dtype();
@@ -113,8 +119,14 @@ void run(const Arguments& arguments) {
     evaluation.set_reference(*reference);
   }
   for (const std::string& directory : arguments.checkpoints) {
-    const Runner runner(directory, device, dtype, images);
+    const RunnableCheckpoint runnable(directory, source_of(arguments));
+    const Runner runner(runnable.directory(), device, dtype, images);
     rows.push_back(evaluate(directory, runner, evaluation));
+    if (const auto& restored =
+            runnable.restored()) {  // what is run is stored in another way than what is there
+      rows.back().bytes = restored->bytes_before + restored->bytes_from_source;
+      if (restored->dequantized) rows.back().format = restored->format;
+    }
   }
   if (arguments.json) {
     Json json = Json::array();
@@ -148,6 +160,9 @@ void add_eval_command(Command& program) {
       .required();
   command.add_option("--against", arguments->against,
                      "the original checkpoint: adds KL divergence and top-1 agreement");
+  command.add_option(
+      "--source", arguments->source,
+      "of checkpoints in a model format (tensorrt-llm, gguf): the original; default: --against");
   command.add_option("--costs", arguments->costs,
                      "what `visq quantize --json` printed: adds its time and memory to the table");
   command.add_option("--samples", arguments->samples, "most questions to use; 0: all").non_negative();

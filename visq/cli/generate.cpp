@@ -2,12 +2,13 @@
 #include "visq/cli/options.h"
 #include "visq/core/error.h"
 #include "visq/eval/runner.h"
+#include "visq/pipeline/convert_model_format.h"
 
 namespace visq {
 namespace {
 
 struct Arguments {
-  std::string checkpoint, question;
+  std::string checkpoint, question, source;
   std::vector<std::string> images, frames;
   double fps = kDefaultFps;
   int64_t max_new_tokens = 128;
@@ -15,7 +16,8 @@ struct Arguments {
 };
 
 void run(const Arguments& arguments) {
-  const Runner runner(arguments.checkpoint, arguments.compute.resolve_device(),
+  const RunnableCheckpoint runnable(arguments.checkpoint, arguments.source);
+  const Runner runner(runnable.directory(), arguments.compute.resolve_device(),
                       arguments.compute.resolve_dtype(), arguments.compute.resolve_image_profile());
   Message message{"user", {}};
   for (const std::string& image : arguments.images) {
@@ -46,6 +48,8 @@ void add_generate_command(Command& program) {
       program.add_command("generate", "answers one question with any checkpoint, quantized or not");
   command.add_option("checkpoint", arguments->checkpoint, "checkpoint directory").required();
   command.add_option("question", arguments->question, "what to ask").required();
+  command.add_option("--source", arguments->source,
+                     "of a checkpoint in a model format (tensorrt-llm, gguf): the original");
   command.add_option("--image", arguments->images, "picture to ask about (repeatable)");
   command.add_option("--video-frames", arguments->frames, "pictures of a video to ask about, in order");
   command.add_option("--fps", arguments->fps, "frames a second of --video-frames").show_default().positive();

@@ -35,8 +35,10 @@ int run(int argc, char** argv) {
     visq::add_generate_command(program);
     visq::add_inspect_command(program);
     visq::add_check_command(program);
+    visq::add_convert_command(program);
     visq::add_families_command(program);
     visq::add_formats_command(program);
+    visq::add_engines_command(program);
   });
 }
 

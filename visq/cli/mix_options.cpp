@@ -84,7 +84,7 @@ QuantizeOptions MixArguments::search(const Model& model, QuantizeOptions options
   }
   options.mix = mix_json(space, found, limit, mix);
   options.recipes = {recipe_of(space, mix)};
-  options.layout = space.layout->name();
+  options.layout.layout = space.layout->name();
   options.kv_cache = space.kv_cache;
   return options;
 }

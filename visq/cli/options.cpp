@@ -3,6 +3,7 @@
 #include "visq/core/error.h"
 #include "visq/core/parallel.h"
 #include "visq/core/process.h"
+#include "visq/export/quantized_checkpoint.h"
 
 namespace visq {
 
@@ -58,8 +59,19 @@ std::vector<CommandOption> CalibrationArguments::add_to(Command& command, const 
   return options;
 }
 
+void add_sharding(Command& command, Sharding& sharding) {
+  command
+      .add_option("--tp", sharding.tensor_parallel,
+                  "tensorrt-llm: GPUs that share every layer (tensor parallel)")
+      .positive();
+  command
+      .add_option("--pp", sharding.pipeline_parallel,
+                  "tensorrt-llm: groups of GPUs that share the layers out (pipeline stages)")
+      .positive();
+}
+
 void require_original(const Checkpoint& checkpoint) {
-  if (checkpoint.text_model().config.contains("quantization_config"))
+  if (!quantization_config_of(checkpoint.text_model()).is_null())
     fail("{}: is quantized already; give the original checkpoint", checkpoint.directory().string());
 }
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "visq/cli/command_line.h"
+#include "visq/export/model_format.h"
 #include "visq/inputs/image_resample.h"
 #include "visq/pipeline/calibrate.h"
 
@@ -35,6 +36,9 @@ struct CalibrationArguments {
   std::vector<CommandOption> add_to(Command& command, const std::string& more = {});
   CalibrationOptions options() const { return {data, samples, seq_len, text_only}; }
 };
+
+/// --tp, --pp.
+void add_sharding(Command& command, Sharding& sharding);
 
 /// @throws Error for a checkpoint that is quantized already
 void require_original(const Checkpoint& checkpoint);

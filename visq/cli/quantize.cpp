@@ -11,17 +11,20 @@
 #include "visq/core/process.h"
 #include "visq/core/text.h"
 #include "visq/eval/runner.h"
+#include "visq/pipeline/quantize_to_format.h"
 
 namespace visq {
 namespace {
 
 struct Arguments {
-  std::string model, formats, out, layout = "auto", kv_cache, modality_weight, statistics, save_recipe;
+  std::string model, formats, out, layout = "auto", engines, kv_cache, modality_weight, statistics,
+                                   save_recipe;
   std::vector<std::string> only, skip;
   uint64_t max_shard_bytes = 5'000'000'000;
   bool merge_vision_adapter = false, force = false, dry_run = false, json = false;
   CalibrationArguments calibration;
   MixArguments mix;
+  Sharding sharding;
   ComputeOptions compute;
 };
 
@@ -94,7 +97,8 @@ void run(const Arguments& arguments) {
   for (const std::string& format : split_list(arguments.formats, "--format"))
     options.recipes.push_back(is_recipe_file(format) ? load_recipe(format) : find_preset(format).recipe);
   options.out = arguments.out;
-  options.layout = arguments.layout;
+  options.layout.layout = arguments.layout;
+  if (!arguments.engines.empty()) options.layout.engines = split_list(arguments.engines, "--for");
   if (!arguments.kv_cache.empty()) options.kv_cache = parse_kv_cache(arguments.kv_cache);
   if (!arguments.modality_weight.empty())
     options.modality_weight = parse_modality_weight(arguments.modality_weight);
@@ -126,14 +130,23 @@ void run(const Arguments& arguments) {
       fail("{}: visq does not know this architecture, and scores come from running it", arguments.mix.name());
     options = arguments.mix.search(*model, options, /*print=*/!arguments.json);
   }
+  std::optional<QuantizeToFormat> to_format;
+  if (const ModelFormat* const format = find_model_format(arguments.layout)) {
+    if (!known) fail("--layout {}: visq does not know this architecture", arguments.layout);
+    to_format.emplace(*format, arguments.sharding, options);
+  } else if (arguments.sharding.tensor_parallel != 1 || arguments.sharding.pipeline_parallel != 1) {
+    fail("--tp, --pp: only --layout tensorrt-llm is different for several GPUs");
+  }
   const std::vector<Plan> plans = known ? make_plans(*model, options) : make_plans(checkpoint, options);
   if (!arguments.save_recipe.empty()) save_recipe(arguments.save_recipe, plans);
+  if (to_format) to_format->check(*model, plans);
   if (arguments.dry_run) {
-    for (const Plan& plan : plans) visq::print("{}", describe_plan(plan));
+    for (const Plan& plan : plans)
+      visq::print("{}{}", describe_plan(plan), to_format ? to_format->describe() : "");
     return;
   }
-  const QuantizeResult result =
-      known ? quantize(*model, plans, options) : quantize(checkpoint, plans, options);
+  QuantizeResult result = known ? quantize(*model, plans, options) : quantize(checkpoint, plans, options);
+  if (to_format) to_format->convert(result);
   if (arguments.json)
     print_json(result);
   else
@@ -170,8 +183,13 @@ void add_quantize_command(Command& program) {
                      "or auto (by how much answers depend on either); default: 1");
   command
       .add_option("--layout", arguments->layout,
-                  "auto (the one that most engines read), modelopt, compressed-tensors, hf-fp8, bitsandbytes")
+                  "auto (the one that most engines read), modelopt, compressed-tensors, hf-fp8, "
+                  "bitsandbytes, autoawq, gptq, or a model format: tensorrt-llm, gguf")
       .show_default();
+  command.add_option("--for", arguments->engines,
+                     "engines that shall load the output, separated by commas (vllm, sglang, tensorrt-llm): "
+                     "chooses a layout that all of them read, and refuses what they would not load");
+  add_sharding(command, arguments->sharding);
   command.add_option("--only", arguments->only,
                      "quantize only linears whose name matches this glob (repeatable)");
   command.add_option("--skip", arguments->skip,

@@ -92,4 +92,10 @@ VISQ_JSON_TYPE(std::vector<Json>);
 VISQ_JSON_TYPE(std::vector<std::vector<int64_t>>);
 #undef VISQ_JSON_TYPE
 
+int64_t require_count(const Json& object, const std::string& key, const std::string& origin) {
+  const auto value = require<int64_t>(object, key, origin);
+  if (value < 0 || value > int64_t{1} << 40) fail("{}: '{}' is {}", origin, key, value);
+  return value;
+}
+
 }  // namespace visq

@@ -41,4 +41,7 @@ T get_or(const Json& object, const std::string& key, T fallback, const std::stri
 template <typename T>
 T require(const Json& object, const std::string& key, const std::string& origin);
 
+/// A number of things. @throws Error when it is negative or beyond 2^40 as well
+int64_t require_count(const Json& object, const std::string& key, const std::string& origin);
+
 }  // namespace visq

@@ -50,18 +50,13 @@ class BitsAndBytesLayout final : public Layout {
  public:
   const char* name() const override { return "bitsandbytes"; }
   bool holds(const Scheme& scheme) const override { return is_held(scheme); }
-  std::vector<std::string> engines(const Scheme& scheme) const override {
-    return is_held(scheme) ? std::vector<std::string>{"vllm"} : std::vector<std::string>{};
-  }
   // No reader looks for scales of a cache beside these weights.
   bool holds(KvCacheFormat) const override { return false; }
-  std::vector<std::string> engines(KvCacheFormat) const override { return {}; }
   KvStorage kv_storage(at::ScalarType source_dtype) const override {
     return modelopt_layout().kv_storage(source_dtype);
   }
   at::ScalarType scale_dtype(at::ScalarType) const override { return at::kFloat; }
   const char* exclude_key() const override { return "llm_int8_skip_modules"; }
-  ExcludeRule exclude_rule() const override { return ExcludeRule::components; }
 
   std::vector<LayoutTensor> tensors(const QuantizedLinear& linear) const override {
     const std::string weight = linear.module + ".weight";
@@ -96,7 +91,7 @@ class BitsAndBytesLayout final : public Layout {
     config["llm_int8_threshold"] = 6.0;
     Json& names = config["llm_int8_skip_modules"] = Json::array();
     for (const std::string& root : summary.unquantized_roots) names.push_back(root);
-    for (const std::string& linear : summary.unquantized_linears)
+    for (const std::string& linear : with_fused_names(summary.unquantized_linears))
       for (const std::string& name : {linear, name_in_vllm(linear)})
         if (std::ranges::find(names, Json(name)) == names.end()) names.push_back(name);
     config["producer"] = producer_of("visq", summary);
@@ -113,6 +108,15 @@ class BitsAndBytesLayout final : public Layout {
     return StoredQuantization{named_scheme(config, "nf4"), {}, KvCacheFormat::none, named_recipe(config)};
   }
 
+  const std::vector<std::string>& suffixes() const override {
+    static const std::vector<std::string> all = {".weight",
+                                                 ".weight.absmax",
+                                                 ".weight.quant_map",
+                                                 ".weight.nested_absmax",
+                                                 ".weight.nested_quant_map",
+                                                 std::string(".weight") + kState};
+    return all;
+  }
   bool is_quantized(const Checkpoint& checkpoint, const std::string& module) const override {
     return checkpoint.contains(module + ".weight.absmax");
   }

@@ -2,178 +2,275 @@
 // engines for FP8 per row.
 #include <ATen/ATen.h>
 
-#include <set>
-
 #include "visq/core/error.h"
+#include "visq/export/column_order.h"
+#include "visq/export/compressed_tensors_arguments.h"
+#include "visq/export/compressed_tensors_config.h"
 #include "visq/export/layout_parts.h"
 
 namespace visq {
 namespace {
 
-// What the layout holds, and who reads it (spec/export.md §2, §7.5).
-struct Held {
-  const char* preset;
-  std::vector<std::string> engines;
+using compressed_tensors::format_of;
+
+bool is_integer(Codec codec) {
+  return codec == Codec::int8 || codec == Codec::int4 || codec == Codec::int4_asym;
+}
+bool is_packed(const Scheme& scheme) { return format_of(scheme) == std::string("pack-quantized"); }
+int64_t bits_of(const Scheme& scheme) { return scheme.weight == Codec::int8 ? 8 : 4; }
+
+/// How many of something stand in so many words.
+int64_t words_of(int64_t count, int64_t bits) { return (count * bits + 31) / 32; }
+
+at::Tensor to_words(const at::Tensor& codes, int64_t bits) {
+  return bits == 8 ? int8_to_words(codes) : int4_to_words(codes);
+}
+at::Tensor from_words(const at::Tensor& words, int64_t bits, int64_t columns) {
+  const at::Tensor codes = bits == 8 ? int8_from_words(words) : int4_from_words(words);
+  return codes.narrow(1, 0, columns).contiguous();
+}
+
+// Zero points are packed along the rows, where codes are along the columns; the last word is filled up.
+at::Tensor zeros_to_words(const at::Tensor& zero_point) {
+  const int64_t missing = (8 - zero_point.size(0) % 8) % 8;
+  return int4_to_words(at::constant_pad_nd(zero_point.t(), {0, missing}, -8)).t().contiguous();
+}
+
+// ---- Reading.
+
+/// What the names of one linear's tensors begin with, and where they are.
+struct Source {
+  const Checkpoint& checkpoint;
+  const std::string& module;
+
+  std::string name(const char* suffix) const { return module + suffix; }
+  bool has(const char* suffix) const { return checkpoint.contains(name(suffix)); }
+  at::Tensor read(const char* suffix, at::ScalarType dtype, const std::vector<int64_t>& shape) const {
+    return read_checked(checkpoint, name(suffix), dtype, shape);
+  }
+  template <typename... Args>
+  [[noreturn]] void refuse(const char* suffix, fmt::format_string<Args...> text, Args&&... args) const {
+    fail("{}: tensor '{}' {}", checkpoint.file_of(name(suffix)).string(), name(suffix),
+         visq::format(text, std::forward<Args>(args)...));
+  }
 };
 
-const std::vector<Held>& held() {
-  static const std::vector<Held> all = {{"int8_sq", {"vllm", "sglang"}},
-                                        {"int4_awq_lite", {"vllm", "sglang"}},
-                                        {"fp8_pc_pt", {"vllm", "sglang", "tensorrt-llm"}},
-                                        {"int8_wo", {"vllm", "sglang"}},
-                                        {"w4a16_nvfp4_max", {"vllm"}},
-                                        {"int4_awq_asym", {"vllm"}}};
-  return all;
+// Rows and columns of a packed matrix, which fills its last words.
+std::pair<int64_t, int64_t> stored_shape(const Source& source, int64_t bits) {
+  constexpr const char* kShape = ".weight_shape";
+  const std::vector<int64_t>& words = source.checkpoint.info(source.name(".weight_packed")).shape;
+  if (!source.has(kShape))
+    source.refuse(".weight_packed", "stands without '{}', which says how many columns there are",
+                  source.name(kShape));
+  const TensorInfo& info = source.checkpoint.info(source.name(kShape));
+  if ((info.dtype != at::kLong && info.dtype != at::kInt) || info.shape != std::vector<int64_t>{2})
+    source.refuse(kShape, "is not two integers");
+  const at::Tensor shape = source.checkpoint.tensor(source.name(kShape)).to(at::kLong);
+  const int64_t rows = shape[0].item<int64_t>(), columns = shape[1].item<int64_t>();
+  constexpr int64_t kMost = int64_t{1} << 40;
+  if (words.size() != 2 || rows != words[0] || columns < 1 || columns > kMost ||
+      words_of(columns, bits) != words[1])
+    source.refuse(kShape, "is [{}, {}], which does not fit '{}' [{}]", rows, columns,
+                  source.name(".weight_packed"), fmt::join(words, ", "));
+  return {rows, columns};
 }
 
-const Held* find_held(const Scheme& scheme) {
-  for (const Held& held_preset : held())
-    if (find_preset(held_preset.preset).scheme.stored_like(scheme)) return &held_preset;
-  return nullptr;
-}
-
-// Only keys that old readers know: unknown ones are refused (§5.1).
-Json weight_arguments(const Scheme& scheme) {
-  const bool is_float = scheme.weight == Codec::fp8_rows || scheme.weight == Codec::nvfp4;
-  Json arguments = {{"num_bits", scheme.block > 0 ? 4 : 8},
-                    {"type", is_float ? "float" : "int"},
-                    {"symmetric", scheme.weight != Codec::int4_asym},
-                    {"strategy", scheme.block == 0               ? "channel"
-                                 : scheme.weight == Codec::nvfp4 ? "tensor_group"
-                                                                 : "group"},
-                    {"dynamic", false}};
-  if (scheme.block > 0) arguments["group_size"] = scheme.block;
-  return arguments;
-}
-
-Json input_arguments(const Scheme& scheme) {
-  if (scheme.input == InputFormat::none) return nullptr;
-  const bool per_token = scheme.input == InputFormat::fp8_tokens;
-  return {{"num_bits", 8},
-          {"type", per_token ? "float" : "int"},
-          {"symmetric", true},
-          {"strategy", per_token ? "token" : "tensor"},
-          {"dynamic", per_token}};
-}
-
-// Whether a configuration says what we would have written, further keys aside.
-bool says(const Json& config, const std::string& key, const Json& arguments) {
-  if (!config.is_object() || !config.contains(key)) return false;
-  const Json& found = config.at(key);
-  if (!arguments.is_object() || !found.is_object()) return found == arguments;
-  for (const auto& [name, value] : arguments.items())
-    if (!found.contains(name) || found.at(name) != value) return false;
-  return true;
-}
-
-const char* format_of(const Scheme& scheme) {
-  switch (scheme.weight) {
-    case Codec::fp8_e4m3:
-    case Codec::fp8_rows:
-    case Codec::fp8_blocks:
-      return "float-quantized";
-    case Codec::nvfp4:
-      return "nvfp4-pack-quantized";
-    case Codec::int8:
-      if (scheme.input == InputFormat::int8) return "int-quantized";
-      break;
-    case Codec::int4:
-    case Codec::int4_asym:
-    case Codec::nf4:  // not held, nor are the MX formats
-    case Codec::mxfp4:
-    case Codec::mxfp6:
-    case Codec::mxfp8:
-    case Codec::mxint8:
-      break;
+at::Tensor read_integers(const Source& source, int64_t bits) {
+  if (source.has(".weight_packed")) {
+    const auto [rows, columns] = stored_shape(source, bits);
+    return from_words(source.read(".weight_packed", at::kInt, {rows, -1}), bits, columns);
   }
-  return "pack-quantized";
+  const at::Tensor codes = source.read(".weight", at::kChar, {-1, -1});
+  if (bits == 4 && codes.numel() > 0 && (codes.min().item<int>() < -8 || codes.max().item<int>() > 7))
+    source.refuse(".weight", "holds numbers beyond −8…7, which the configuration says they are in");
+  return codes;
 }
 
-bool is_packed(const Scheme& scheme) { return format_of(scheme) == std::string("pack-quantized"); }
-
-std::string escape_dots(const std::string& name) {
-  std::string escaped;
-  for (const char c : name) escaped += c == '.' ? std::string("\\.") : std::string(1, c);
-  return escaped;
+// Zeros of symmetric integers, as older versions store them.
+void check_no_zero_point(const Source& source, const char* suffix) {
+  if (!source.has(suffix)) return;
+  const at::Tensor zeros = source.checkpoint.tensor(source.name(suffix));
+  const at::Tensor values = zeros.scalar_type() == at::kInt ? zeros : zeros.to(at::kFloat);
+  const bool none = values.eq(0).all().item<bool>();
+  const bool none_packed =
+      zeros.scalar_type() == at::kInt && (zeros.eq(static_cast<int32_t>(0x88888888)).all().item<bool>() ||
+                                          zeros.eq(static_cast<int32_t>(0x80808080)).all().item<bool>());
+  if (!none && !none_packed) source.refuse(suffix, "is not zero, but the configuration says symmetric");
 }
 
-// Regular expressions, because loaders do not rewrite them and so they hold in every naming generation
-// (§5.3).
-std::vector<std::string> ignore_list(const ExportSummary& summary) {
-  std::vector<std::string> entries;
-  std::set<std::string> seen;
-  const auto add = [&](const std::string& entry) {
-    if (seen.insert(entry).second) entries.push_back(entry);
-  };
-  for (const std::string& root : summary.unquantized_roots)
-    add("re:.*" + escape_dots(root.substr(root.rfind('.') + 1)) + ".*");
-  for (const std::string& linear : summary.unquantized_linears) {
-    const size_t layer = linear.find("layers.");  // what precedes it differs between naming generations
-    add("re:.*" + escape_dots(layer == std::string::npos ? linear : linear.substr(layer)) + "$");
+/// Scales of any floating type and of one of the shapes that versions have given them, as f32 [rows, blocks].
+at::Tensor read_scales(const Source& source, int64_t rows, int64_t blocks) {
+  constexpr const char* kScale = ".weight_scale";
+  const TensorInfo& info = source.checkpoint.info(source.name(kScale));
+  if (info.dtype != at::kFloat && info.dtype != at::kBFloat16 && info.dtype != at::kHalf)
+    source.refuse(kScale, "is {}, not F32, BF16 or F16", safetensors_dtype(info.dtype));
+  const at::Tensor scales = source.checkpoint.tensor(source.name(kScale)).to(at::kFloat);
+  if (info.shape == std::vector<int64_t>{rows, blocks}) return scales;
+  if (blocks == 1 && info.shape == std::vector<int64_t>{rows}) return scales.view({rows, 1});
+  if (blocks == 1 && scales.numel() == 1) return scales.view({1, 1}).expand({rows, 1}).contiguous();
+  source.refuse(kScale, "is [{}], expected [{}, {}]", fmt::join(info.shape, ", "), rows, blocks);
+}
+
+int64_t blocks_in_row(const Source& source, const PackedTensor& packed) {
+  if (packed.block == 0) return 1;
+  if (packed.columns % packed.block != 0)
+    source.refuse(".weight_scale", "cannot be of {} columns in groups of {}", packed.columns, packed.block);
+  return packed.columns / packed.block;
+}
+
+void read_integer_weight(const Source& source, PackedTensor& packed, int64_t bits) {
+  packed.codes = read_integers(source, bits);
+  packed.rows = packed.codes.size(0);
+  packed.columns = packed.codes.size(1);
+  const int64_t blocks = blocks_in_row(source, packed);
+  packed.scale = read_scales(source, packed.rows, blocks);
+  if (packed.codec == Codec::int8 && packed.block == 0) packed.scale = packed.scale.squeeze(1);
+  constexpr const char* kZero = ".weight_zero_point";
+  if (packed.codec != Codec::int4_asym) return check_no_zero_point(source, kZero);
+  if (source.checkpoint.info(source.name(kZero)).dtype == at::kChar) {
+    packed.zero_point = source.read(kZero, at::kChar, {packed.rows, blocks});
+    return;
   }
-  return entries;
+  const at::Tensor words = source.read(kZero, at::kInt, {words_of(packed.rows, 4), blocks});
+  packed.zero_point = from_words(words.t().contiguous(), 4, packed.rows).t().contiguous();
+}
+
+void read_fp8_weight(const Source& source, PackedTensor& packed) {
+  packed.codes = source.read(".weight", at::kFloat8_e4m3fn, {-1, -1});
+  packed.rows = packed.codes.size(0);
+  packed.columns = packed.codes.size(1);
+  if (packed.codec == Codec::fp8_blocks)
+    packed.scale = read_scales(source, blocks_of(packed.rows), blocks_of(packed.columns));
+  else if (packed.codec == Codec::fp8_rows)
+    packed.scale = read_scales(source, packed.rows, 1).squeeze(1);
+  else
+    packed.scale = read_scales(source, 1, 1).squeeze();
+}
+
+// Codes of 4 bits, two to a byte, or of 8; with a scale for each block.
+void read_small_floats(const Source& source, PackedTensor& packed) {
+  const bool bytes = packed.codec == Codec::mxfp8;
+  packed.codes = bytes ? source.read(".weight", at::kFloat8_e4m3fn, {-1, -1})
+                       : source.read(".weight_packed", at::kByte, {-1, -1});
+  packed.rows = packed.codes.size(0);
+  packed.columns = packed.codes.size(1) * (bytes ? 1 : 2);
+  packed.scale = source.read(".weight_scale", is_mx(packed.codec) ? at::kByte : at::kFloat8_e4m3fn,
+                             {packed.rows, blocks_in_row(source, packed)});
+  if (packed.codec == Codec::nvfp4)
+    packed.scale_2 =
+        scalar_tensor(1 / read_scale(source.checkpoint, source.name(".weight_global_scale")), at::kFloat, {});
 }
 
 class CompressedTensorsLayout final : public Layout {
  public:
   const char* name() const override { return "compressed-tensors"; }
-  bool holds(const Scheme& scheme) const override { return find_held(scheme) != nullptr; }
-  std::vector<std::string> engines(const Scheme& scheme) const override {
-    const Held* found = find_held(scheme);
-    return found != nullptr ? found->engines : std::vector<std::string>{};
-  }
+  using Layout::holds;
+  bool holds(const Scheme& scheme) const override { return format_of(scheme) != nullptr; }
+  bool holds_mixes() const override { return true; }
   at::ScalarType scale_dtype(at::ScalarType source_dtype) const override { return source_dtype; }
+  at::ScalarType input_scale_dtype(const Scheme& scheme, at::ScalarType source_dtype) const override {
+    return scheme.input == InputFormat::nvfp4 ? at::kFloat : source_dtype;
+  }
+
+  std::string misfit(const QuantizedLinear& linear) const override {
+    const Scheme& scheme = linear.scheme;
+    const int64_t per_word = scheme.weight == Codec::int8 ? 4 : 8;
+    if (is_packed(scheme) && linear.columns % per_word != 0)
+      return visq::format("{} columns, and compressed-tensors packs {} of them into a word", linear.columns,
+                          per_word);
+    if (scheme.weight == Codec::int4_asym && linear.rows % 8 != 0)
+      return visq::format("{} rows, and compressed-tensors packs zero points of eight of them into a word",
+                          linear.rows);
+    return "";
+  }
 
   std::vector<LayoutTensor> tensors(const QuantizedLinear& linear) const override {
     const std::string& m = linear.module;
     const int64_t n = linear.rows, k = linear.columns;
-    const at::ScalarType dtype = linear.source_dtype;
     const Scheme& scheme = linear.scheme;
+    const bool packed = is_packed(scheme);
+    const at::ScalarType dtype = linear.wide_scales ? at::kFloat : linear.source_dtype;
+    const int64_t blocks = scheme.block > 0 ? k / scheme.block : 1;
     std::vector<LayoutTensor> list;
     const auto add = [&](const char* suffix, at::ScalarType type, std::vector<int64_t> shape,
                          std::function<at::Tensor(const PackedLinear&)> value) {
       list.push_back({{m + suffix, type, std::move(shape)}, std::move(value)});
     };
-    const auto codes = [](const PackedLinear& p) { return p.weight.codes; };
-    if (scheme.weight == Codec::nvfp4) {
-      add(".weight_packed", at::kByte, {n, k / 2}, codes);
-      add(".weight_scale", at::kFloat8_e4m3fn, {n, k / scheme.block},
-          [](const PackedLinear& p) { return p.weight.scale; });
-      add(".weight_global_scale", at::kFloat, {1},
-          [](const PackedLinear& p) { return p.weight.scale_2.reciprocal().view({1}); });
-      return list;
+    const auto add_codes = [&](const char* suffix, at::ScalarType type, int64_t columns) {
+      add(suffix, type, {n, columns}, [](const PackedLinear& p) { return in_order(p, p.weight.codes); });
+    };
+    const auto add_scale = [&](at::ScalarType type, std::vector<int64_t> shape) {
+      add(".weight_scale", type, shape, [=](const PackedLinear& p) {
+        return at::isFloatingType(type) && !at::isFloat8Type(type) ? p.weight.scale.view(shape).to(type)
+                                                                   : p.weight.scale;
+      });
+    };
+    switch (scheme.weight) {
+      case Codec::fp8_e4m3:
+        add_codes(".weight", at::kFloat8_e4m3fn, k);
+        add_scale(dtype, {1});
+        break;
+      case Codec::fp8_rows:
+        add_codes(".weight", at::kFloat8_e4m3fn, k);
+        add_scale(dtype, {n, 1});
+        break;
+      case Codec::fp8_blocks:
+        add_codes(".weight", at::kFloat8_e4m3fn, k);
+        add_scale(dtype, {blocks_of(n), blocks_of(k)});
+        break;
+      case Codec::nvfp4:
+        add_codes(".weight_packed", at::kByte, k / 2);
+        add_scale(at::kFloat8_e4m3fn, {n, blocks});
+        add(".weight_global_scale", at::kFloat, {1},
+            [](const PackedLinear& p) { return p.weight.scale_2.reciprocal().view({1}); });
+        break;
+      case Codec::mxfp4:
+        add_codes(".weight_packed", at::kByte, k / 2);
+        add_scale(at::kByte, {n, blocks});
+        break;
+      case Codec::mxfp8:
+        add_codes(".weight", at::kFloat8_e4m3fn, k);
+        add_scale(at::kByte, {n, blocks});
+        break;
+      case Codec::int8:
+      case Codec::int4:
+      case Codec::int4_asym: {
+        const int64_t bits = bits_of(scheme);
+        if (packed)
+          add(".weight_packed", at::kInt, {n, words_of(k, bits)},
+              [bits](const PackedLinear& p) { return to_words(in_order(p, p.weight.codes), bits); });
+        else
+          add_codes(".weight", at::kChar, k);
+        add_scale(dtype, {n, blocks});
+        if (scheme.weight == Codec::int4_asym)
+          add(".weight_zero_point", at::kInt, {words_of(n, 4), blocks},
+              [](const PackedLinear& p) { return zeros_to_words(p.weight.zero_point); });
+        if (packed)
+          add(".weight_shape", at::kLong, {2}, [=](const PackedLinear&) {
+            return at::tensor({n, k}, at::kLong);
+          });
+        if (scheme.ordered_columns)
+          add(kColumnGroups, at::kInt, {k},
+              [=](const PackedLinear& p) { return groups_of_columns(p, k / blocks); });
+        break;
+      }
+      case Codec::nf4:
+      case Codec::mxfp6:
+      case Codec::mxint8:
+        fail("the compressed-tensors layout does not hold {}", codec_name(scheme.weight));
     }
-    if (!is_packed(scheme))
-      add(".weight", scheme.weight == Codec::int8 ? at::kChar : at::kFloat8_e4m3fn, {n, k}, codes);
-    else if (scheme.weight == Codec::int8)
-      add(".weight_packed", at::kInt, {n, k / 4},
-          [](const PackedLinear& p) { return int8_to_words(p.weight.codes); });
-    else
-      add(".weight_packed", at::kInt, {n, k / 8},
-          [](const PackedLinear& p) { return int4_to_words(p.weight.codes); });
-    const int64_t blocks = scheme.block > 0 ? k / scheme.block : 1;
-    add(".weight_scale", dtype, {n, blocks}, [=](const PackedLinear& p) {
-      return p.weight.scale.view({n, blocks}).to(dtype);
-    });
-    if (scheme.weight == Codec::int4_asym)  // packed along the rows, where codes are along the columns
-      add(".weight_zero_point", at::kInt, {n / 8, blocks}, [](const PackedLinear& p) {
-        return int4_to_words(p.weight.zero_point.t().contiguous()).t().contiguous();
-      });
-    if (is_packed(scheme))
-      add(".weight_shape", at::kLong, {2}, [=](const PackedLinear&) {
-        return at::tensor({n, k}, at::kLong);
-      });
-    if (scheme.has_input_scale())
+    if (scheme.input == InputFormat::nvfp4)
+      add(".input_global_scale", at::kFloat, {1},
+          [](const PackedLinear& p) { return scalar_tensor(1 / p.input_scale.value(), at::kFloat, {1}); });
+    else if (scheme.has_input_scale())
       add(".input_scale", dtype, {1},
           [=](const PackedLinear& p) { return scalar_tensor(p.input_scale.value(), dtype, {1}); });
     return list;
   }
 
-  bool holds(KvCacheFormat format) const override { return !engines(format).empty(); }
-  std::vector<std::string> engines(KvCacheFormat format) const override {
-    if (format == KvCacheFormat::fp8_attn_head) return {"vllm"};
-    const bool fp8 = format == KvCacheFormat::fp8 || format == KvCacheFormat::fp8_cast;
-    return fp8 ? std::vector<std::string>{"vllm", "sglang", "tensorrt-llm"} : std::vector<std::string>{};
+  bool holds(KvCacheFormat format) const override {
+    return format == KvCacheFormat::fp8 || format == KvCacheFormat::fp8_cast ||
+           format == KvCacheFormat::fp8_attn_head;
   }
   // Readers make room for the scales that kv_cache_scheme announces, whatever they are.
   KvStorage kv_storage(at::ScalarType source_dtype) const override {
@@ -181,112 +278,45 @@ class CompressedTensorsLayout final : public Layout {
   }
 
   Json quantization_config(const ExportSummary& summary) const override {
-    const Scheme& scheme = summary.schemes.front();
-    Json config;
-    config["quant_method"] = "compressed-tensors";
-    config["format"] = format_of(scheme);
-    config["quantization_status"] = "compressed";
-    config["config_groups"]["group_0"] = {{"targets", {"Linear"}},
-                                          {"weights", weight_arguments(scheme)},
-                                          {"input_activations", input_arguments(scheme)},
-                                          {"output_activations", nullptr}};
-    config["ignore"] = ignore_list(summary);
-    config["kv_cache_scheme"] = nullptr;
-    if (summary.kv_cache != KvCacheFormat::none)
-      config["kv_cache_scheme"] = {
-          {"num_bits", 8},
-          {"type", "float"},
-          {"symmetric", true},
-          {"strategy", kv_format(summary.kv_cache).per_head ? "attn_head" : "tensor"},
-          {"dynamic", false}};
-    config["global_compression_ratio"] = nullptr;
-    config["producer"] = producer_of("visq", summary);
-    return config;
+    return compressed_tensors::write_config(summary);
   }
-
   std::optional<StoredQuantization> recognise(const Json& config, const std::string& origin) const override {
-    if (get_or<std::string>(config, "quant_method", "", origin) != "compressed-tensors") return std::nullopt;
-    const KvCacheFormat kv = recognise_kv_cache(config, origin);
-    const auto format = require<std::string>(config, "format", origin);
-    const auto groups = require<Json>(config, "config_groups", origin);
-    for (const Held& candidate : held()) {
-      const Scheme& scheme = find_preset(candidate.preset).scheme;
-      if (format == format_of(scheme) && groups.size() == 1 &&
-          says(groups.front(), "weights", weight_arguments(scheme)) &&
-          says(groups.front(), "input_activations", input_arguments(scheme)))
-        return StoredQuantization{named_scheme(config, candidate.preset), {}, kv, named_recipe(config)};
-    }
-    fail("{}: this compressed-tensors scheme ({}) is not one that visq reads", origin, format);
+    return compressed_tensors::read_config(config, origin);
+  }
+  void resolve(StoredQuantization& stored, const Json& config, const std::vector<std::string>& modules,
+               const std::string& origin) const override {
+    compressed_tensors::resolve(stored, config, modules, origin);
   }
 
-  static KvCacheFormat recognise_kv_cache(const Json& config, const std::string& origin) {
-    const auto scheme = get_or<Json>(config, "kv_cache_scheme", nullptr, origin);
-    if (!scheme.is_object()) return KvCacheFormat::none;
-    const auto strategy = get_or<std::string>(scheme, "strategy", "tensor", origin);
-    if (strategy == "attn_head") return KvCacheFormat::fp8_attn_head;
-    if (strategy != "tensor") fail("{}: a kv_cache_scheme of strategy '{}' is not read", origin, strategy);
-    return named_kv_cache(config, KvCacheFormat::fp8);
+  const std::vector<std::string>& suffixes() const override {
+    static const std::vector<std::string> all = {
+        ".weight",       ".weight_packed", ".weight_scale", ".weight_global_scale", ".weight_zero_point",
+        ".weight_shape", kColumnGroups,    ".input_scale",  ".input_global_scale",  ".input_zero_point"};
+    return all;
   }
-
   bool is_quantized(const Checkpoint& checkpoint, const std::string& module) const override {
     return checkpoint.contains(module + ".weight_scale");
   }
 
   PackedLinear read(const Checkpoint& checkpoint, const std::string& module,
                     const Scheme& scheme) const override {
+    const Source source{checkpoint, module};
     PackedLinear linear;
     PackedTensor& packed = linear.weight;
     packed.codec = scheme.weight;
     packed.block = scheme.block;
-    const std::string codes =
-        module + (is_packed(scheme) || scheme.weight == Codec::nvfp4 ? ".weight_packed" : ".weight");
-    const std::string scale = module + ".weight_scale";
-    switch (scheme.weight) {
-      case Codec::nvfp4:
-        packed.codes = read_checked(checkpoint, codes, at::kByte, {-1, -1});
-        packed.rows = packed.codes.size(0);
-        packed.columns = packed.codes.size(1) * 2;
-        packed.scale =
-            read_checked(checkpoint, scale, at::kFloat8_e4m3fn, {packed.rows, packed.columns / scheme.block});
-        packed.scale_2 =
-            scalar_tensor(1 / read_scale(checkpoint, module + ".weight_global_scale"), at::kFloat, {});
-        return linear;
-      case Codec::int4:
-      case Codec::int4_asym:
-        packed.codes = int4_from_words(read_checked(checkpoint, codes, at::kInt, {-1, -1}));
-        break;
-      case Codec::int8:
-        packed.codes = is_packed(scheme)
-                           ? int8_from_words(read_checked(checkpoint, codes, at::kInt, {-1, -1}))
-                           : read_checked(checkpoint, codes, at::kChar, {-1, -1});
-        break;
-      case Codec::fp8_e4m3:
-      case Codec::fp8_rows:
-      case Codec::fp8_blocks:
-        packed.codes = read_checked(checkpoint, codes, at::kFloat8_e4m3fn, {-1, -1});
-        break;
-      case Codec::nf4:
-      case Codec::mxfp4:
-      case Codec::mxfp6:
-      case Codec::mxfp8:
-      case Codec::mxint8:
-        fail("the compressed-tensors layout does not hold {}", codec_name(scheme.weight));
-    }
-    packed.rows = packed.codes.size(0);
-    packed.columns = packed.codes.size(1);
-    const int64_t blocks = scheme.block > 0 ? packed.columns / scheme.block : 1;
-    packed.scale =
-        read_checked(checkpoint, scale, checkpoint.info(scale).dtype, {packed.rows, blocks}).to(at::kFloat);
-    if (scheme.weight == Codec::int4_asym) {
-      if (packed.rows % 8 != 0)
-        fail("{}: tensor '{}' has {} rows: their zero points fill no words",
-             checkpoint.file_of(codes).string(), codes, packed.rows);
-      const at::Tensor words =
-          read_checked(checkpoint, module + ".weight_zero_point", at::kInt, {packed.rows / 8, blocks});
-      packed.zero_point = int4_from_words(words.t().contiguous()).t().contiguous();
-    }
-    if (scheme.block == 0) packed.scale = packed.scale.squeeze(1);
-    if (scheme.has_input_scale()) linear.input_scale = read_scale(checkpoint, module + ".input_scale");
+    if (is_integer(scheme.weight))
+      read_integer_weight(source, packed, bits_of(scheme));
+    else if (scheme.weight == Codec::nvfp4 || scheme.weight == Codec::mxfp4 || scheme.weight == Codec::mxfp8)
+      read_small_floats(source, packed);
+    else
+      read_fp8_weight(source, packed);
+    if (scheme.input == InputFormat::nvfp4)
+      linear.input_scale = 1 / read_scale(checkpoint, source.name(".input_global_scale"));
+    else if (scheme.has_input_scale())
+      linear.input_scale = read_scale(checkpoint, source.name(".input_scale"));
+    check_no_zero_point(source, ".input_zero_point");
+    read_column_groups(checkpoint, source.name(kColumnGroups), scheme, linear);
     return linear;
   }
 };

@@ -16,13 +16,8 @@ class HfFp8Layout final : public Layout {
  public:
   const char* name() const override { return "hf-fp8"; }
   bool holds(const Scheme& scheme) const override { return is_held(scheme); }
-  std::vector<std::string> engines(const Scheme& scheme) const override {
-    return is_held(scheme) ? std::vector<std::string>{"vllm", "sglang", "tensorrt-llm"}
-                           : std::vector<std::string>{};
-  }
   at::ScalarType scale_dtype(at::ScalarType) const override { return at::kFloat; }
   const char* exclude_key() const override { return "modules_to_not_convert"; }
-  ExcludeRule exclude_rule() const override { return ExcludeRule::whole_names; }
 
   std::vector<LayoutTensor> tensors(const QuantizedLinear& linear) const override {
     const int64_t n = linear.rows, k = linear.columns;
@@ -34,10 +29,8 @@ class HfFp8Layout final : public Layout {
   }
 
   // Where ModelOpt puts them: loaders look for these names whatever the quantization (spec/export.md §7.3).
-  bool holds(KvCacheFormat format) const override { return !engines(format).empty(); }
-  std::vector<std::string> engines(KvCacheFormat format) const override {
-    const bool fp8 = format == KvCacheFormat::fp8 || format == KvCacheFormat::fp8_cast;
-    return fp8 ? modelopt_layout().engines(format) : std::vector<std::string>{};
+  bool holds(KvCacheFormat format) const override {
+    return format == KvCacheFormat::fp8 || format == KvCacheFormat::fp8_cast;
   }
   KvStorage kv_storage(at::ScalarType source_dtype) const override {
     return modelopt_layout().kv_storage(source_dtype);
@@ -49,7 +42,9 @@ class HfFp8Layout final : public Layout {
     config["activation_scheme"] = "dynamic";
     config["weight_block_size"] = {kFp8Block, kFp8Block};
     Json& names = config["modules_to_not_convert"] = Json::array();
-    for (const auto* list : {&summary.unquantized_roots, &summary.other_linears})
+    const auto linears = names_in_engines(summary.unquantized_linears);
+    const auto others = with_fused_names(summary.other_linears);
+    for (const auto* list : {&summary.unquantized_roots, &others, &linears})
       for (const std::string& name : *list)
         if (std::ranges::find(names, Json(name)) == names.end()) names.push_back(name);
     if (summary.kv_cache != KvCacheFormat::none)
@@ -71,6 +66,10 @@ class HfFp8Layout final : public Layout {
                               named_recipe(config)};
   }
 
+  const std::vector<std::string>& suffixes() const override {
+    static const std::vector<std::string> all = {".weight", ".weight_scale_inv"};
+    return all;
+  }
   bool is_quantized(const Checkpoint& checkpoint, const std::string& module) const override {
     return checkpoint.contains(module + ".weight_scale_inv");
   }

@@ -54,15 +54,6 @@ at::Tensor read_bias(const Checkpoint& checkpoint, const std::string& name, cons
 
 }  // namespace
 
-std::vector<std::string> Layout::engines(const std::vector<Scheme>& schemes, KvCacheFormat kv_cache) const {
-  std::vector<std::string> names = engines(schemes);
-  if (kv_cache == KvCacheFormat::none) return names;
-  const std::vector<std::string> readers = engines(kv_cache);
-  std::erase_if(names,
-                [&](const std::string& name) { return std::ranges::find(readers, name) == readers.end(); });
-  return names;
-}
-
 std::vector<KvLayoutTensor> Layout::kv_tensors(const QuantizedKvCache& cache) const {
   const KvFormat& format = kv_format(cache.format);
   const KvStorage storage = kv_storage(cache.source_dtype);

@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "visq/core/json.h"
-#include "visq/export/engines.h"
 #include "visq/io/checkpoint.h"
 #include "visq/io/checkpoint_writer.h"
 #include "visq/quant/low_rank.h"
@@ -22,6 +21,9 @@ struct QuantizedLinear {
   at::ScalarType source_dtype = at::kBFloat16;
   Scheme scheme;
   bool standalone = false;  ///< engines do not fuse it with others (o_proj, down_proj)
+  /// Its scales are numbers that source_dtype does not hold: a layout whose scales have that type stores them
+  /// in F32. Engines that hold scales of integers in the model's type round them as they load.
+  bool wide_scales = false;
 };
 
 /// Bits a weight takes on disk, with scales and low-rank factors.
@@ -30,6 +32,8 @@ double bits_per_weight(const QuantizedLinear& linear);
 /// What solver and codec made of a linear; what a reader finds.
 struct PackedLinear {
   PackedTensor weight;
+  at::Tensor
+      column_order;  ///< int64 [columns]: what stands where in `weight` (column_order.h); undefined: in order
   std::optional<float> input_scale;   ///< real input = code · input_scale
   std::optional<float> second_scale;  ///< W4A8: amax of the dequantized weight / 448
   at::Tensor pre_quant_scale;         ///< [columns] factors of the input before quantization; undefined: none
@@ -94,17 +98,21 @@ class Layout {
   virtual ~Layout() = default;
   virtual const char* name() const = 0;
   virtual bool holds(const Scheme& scheme) const = 0;
-  /// Engines that read `scheme` in this layout (spec/export.md §2).
-  virtual std::vector<std::string> engines(const Scheme& scheme) const = 0;
   /// dtype that scales are stored in, so that they can be rounded to it before codes are computed.
   virtual at::ScalarType scale_dtype(at::ScalarType source_dtype) const = 0;
+  /// dtype of the input scale, where that is another.
+  virtual at::ScalarType input_scale_dtype(const Scheme&, at::ScalarType source_dtype) const {
+    return scale_dtype(source_dtype);
+  }
+  /// Why these tensors cannot hold a linear of this shape; "": they can.
+  virtual std::string misfit(const QuantizedLinear&) const { return ""; }
   virtual std::vector<LayoutTensor> tensors(const QuantizedLinear& linear) const = 0;
   virtual bool holds(KvCacheFormat format) const = 0;
-  /// Engines that read a KV cache of this format from this layout.
-  virtual std::vector<std::string> engines(KvCacheFormat format) const = 0;
-  /// Engines that read linears of these schemes beside each other; several: none unless the layout says so.
+  /// Engines that read linears of these schemes beside each other in this layout (engine_model.h).
   std::vector<std::string> engines(const std::vector<Scheme>& schemes) const;
-  /// Those that read the KV cache too.
+  /// Those that read a KV cache of this format from it.
+  std::vector<std::string> engines(KvCacheFormat format) const;
+  /// Those that read both.
   std::vector<std::string> engines(const std::vector<Scheme>& schemes, KvCacheFormat kv_cache) const;
   bool holds(const std::vector<Scheme>& schemes) const;
   virtual KvStorage kv_storage(at::ScalarType source_dtype) const = 0;
@@ -114,7 +122,11 @@ class Layout {
   virtual Json quantization_config(const ExportSummary& summary) const = 0;
   /// The key of quantization_config that lists what is not quantized.
   virtual const char* exclude_key() const { return "ignore"; }
-  virtual ExcludeRule exclude_rule() const { return ExcludeRule::patterns; }
+  /// Its entries, as ExcludeList takes them; none where the list is missing.
+  virtual std::vector<std::string> exclude_entries(const Json& quantization_config,
+                                                   const std::string& origin) const {
+    return get_or<std::vector<std::string>>(quantization_config, exclude_key(), {}, origin);
+  }
   /// Further files: name and content.
   virtual std::vector<std::pair<std::string, Json>> extra_files(const ExportSummary&) const { return {}; }
 
@@ -122,7 +134,14 @@ class Layout {
   /// @throws Error when it is, but not a scheme that visq knows
   virtual std::optional<StoredQuantization> recognise(const Json& quantization_config,
                                                       const std::string& origin) const = 0;
+  /// Finds the scheme of each of these linears, for configurations that say it by patterns.
+  /// @param modules  the quantized ones, by their names in the part's files
+  /// @throws Error when the configuration contradicts itself, or what is stored
+  virtual void resolve(StoredQuantization&, const Json& /*quantization_config*/,
+                       const std::vector<std::string>& /*modules*/, const std::string& /*origin*/) const {}
   virtual bool is_quantized(const Checkpoint& checkpoint, const std::string& module) const = 0;
+  /// What may stand behind the name of a quantized linear in the names of its tensors.
+  virtual const std::vector<std::string>& suffixes() const = 0;
   /// @throws Error naming the tensor when one is missing or misshapen
   virtual PackedLinear read(const Checkpoint& checkpoint, const std::string& module,
                             const Scheme& scheme) const = 0;
@@ -133,27 +152,44 @@ class Layout {
  protected:
   /// Whether linears of several schemes can stand beside each other.
   virtual bool holds_mixes() const { return false; }
-  virtual std::vector<std::string> engines_of_mix(const std::vector<Scheme>&) const { return {}; }
 };
 
 const Layout& modelopt_layout();
 const Layout& compressed_tensors_layout();
 const Layout& hf_fp8_layout();
 const Layout& bitsandbytes_layout();
+const Layout& autoawq_layout();
+const Layout& gptq_layout();
 const std::vector<const Layout*>& layouts();
+std::string layout_names();  ///< of all, model formats among them, for errors
 
-/// @param name  "auto" (the layout that the most engines read), or a layout's name
+/// Where an output is to go.
+struct LayoutChoice {
+  LayoutChoice(const char* name) : layout(name) {}  // NOLINT: a name is a choice
+  LayoutChoice(std::string name, std::vector<std::string> readers = {})
+      : layout(std::move(name)), engines(std::move(readers)) {}
+  /// A layout's name, or "auto": the one that the most engines read, of those with a place for scales of KV
+  /// caches if any engine reads one of them.
+  std::string layout;
+  std::vector<std::string> engines;  ///< that must read it
+};
+
 /// @param format  what the schemes are called, for errors
-/// @throws Error when there is no such layout, or it does not hold the schemes or the KV cache
-const Layout& find_layout(const std::string& name, const std::vector<Scheme>& schemes,
+/// @throws Error when there is no such layout, it does not hold the schemes or the KV cache, or the engines
+/// do not read it
+const Layout& find_layout(const LayoutChoice& choice, const std::vector<Scheme>& schemes,
                           const std::string& format, KvCacheFormat kv_cache = KvCacheFormat::none);
-inline const Layout& find_layout(const std::string& name, const Preset& preset,
+inline const Layout& find_layout(const LayoutChoice& choice, const Preset& preset,
                                  KvCacheFormat kv_cache = KvCacheFormat::none) {
-  return find_layout(name, {preset.scheme}, preset.name, kv_cache);
+  return find_layout(choice, {preset.scheme}, preset.name, kv_cache);
 }
 
 /// Adds the scheme unless one that is stored alike is there.
 void add_stored(std::vector<Scheme>& schemes, const Scheme& scheme);
+
+/// `config_text` without its "quantization_config", everything else as it was. @param config  what it says,
+/// or shall say
+std::string remove_quantization_config(const std::string& config_text, Json config);
 
 /// `config_text` with "quantization_config" added as the last key, everything else as it was.
 /// @throws Error when the text has that key already

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 
 #include "visq/core/error.h"
 
@@ -68,10 +69,17 @@ Scheme solvers_of(const ExportSummary& summary) {
 }  // namespace
 
 Scheme named_scheme(const Json& quantization_config, const char* preset) {
-  Scheme scheme = find_preset(preset).scheme;
+  return named_scheme(quantization_config, find_preset(preset).scheme);
+}
+
+Scheme named_scheme(const Json& quantization_config, Scheme scheme) {
+  const bool ordered = std::exchange(scheme.ordered_columns, false);  // of which no preset is
   for (const Preset& candidate : presets())
-    if (candidate.name == named(quantization_config, "preset") && candidate.scheme.stored_like(scheme))
-      return candidate.scheme;
+    if (candidate.name == named(quantization_config, "preset") && candidate.scheme.stored_like(scheme)) {
+      scheme = candidate.scheme;
+      scheme.ordered_columns = ordered;
+      return scheme;
+    }
   choose(quantization_config, "smoothing", solver_name, {Solver::max, Solver::smoothquant, Solver::awq},
          scheme.solver);
   choose(quantization_config, "scales", scale_search_name,
@@ -82,6 +90,7 @@ Scheme named_scheme(const Json& quantization_config, const char* preset) {
          scheme.rounding);
   choose(quantization_config, "low_rank_by", low_rank_by_name, {LowRankBy::output, LowRankBy::weight},
          scheme.low_rank_by);
+  scheme.ordered_columns = ordered;
   return scheme;
 }
 
@@ -113,6 +122,54 @@ Json producer_of(const char* name, const ExportSummary& summary) {
 }
 
 std::string named_recipe(const Json& quantization_config) { return named(quantization_config, "preset"); }
+
+std::string name_from_layers(const std::string& module) {
+  const size_t layers = module.find("layers.");
+  return layers == std::string::npos ? module : module.substr(layers);
+}
+
+std::string fused_name(const std::string& module) {
+  const size_t leaf = module.rfind('.') + 1;
+  const std::string name = module.substr(leaf), parent = module.substr(0, leaf);
+  if (name == "q_proj" || name == "k_proj" || name == "v_proj") return parent + "qkv_proj";
+  return name == "gate_proj" || name == "up_proj" ? parent + "gate_up_proj" : "";
+}
+
+namespace {
+
+/// "X" of "X.base_layer", which stands beside adapters; engines have no such level. "": it is none.
+std::string without_adapter_level(const std::string& linear) {
+  static const std::string kLevel = ".base_layer";
+  return linear.ends_with(kLevel) ? linear.substr(0, linear.size() - kLevel.size()) : "";
+}
+
+}  // namespace
+
+std::vector<std::string> with_fused_names(const std::vector<std::string>& linears) {
+  std::vector<std::string> names;
+  std::set<std::string> seen;
+  for (const std::string& linear : linears)
+    for (const std::string& name : {linear, fused_name(linear), without_adapter_level(linear)})
+      if (!name.empty() && seen.insert(name).second) names.push_back(name);
+  return names;
+}
+
+std::vector<std::string> names_in_engines(const std::vector<std::string>& linears) {
+  std::vector<std::string> names;
+  std::set<std::string> seen;
+  for (const std::string& linear : with_fused_names(linears)) {
+    const std::string end = name_from_layers(linear);
+    for (const std::string& name : {linear, end == linear ? linear : "model." + end, end})
+      if (seen.insert(name).second) names.push_back(name);
+  }
+  return names;
+}
+
+std::string escape_dots(const std::string& name) {
+  std::string escaped;
+  for (const char c : name) escaped += c == '.' ? std::string("\\.") : std::string(1, c);
+  return escaped;
+}
 
 at::Tensor scalar_tensor(float value, at::ScalarType dtype, at::IntArrayRef shape) {
   return at::full(shape, value, at::kFloat).to(dtype);

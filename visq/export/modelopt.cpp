@@ -15,28 +15,27 @@ constexpr const char* kProducerVersion = "0.47.0+visq" VISQ_VERSION;
 struct Algorithm {
   const char* preset;  ///< one that is stored so
   const char* name;
-  std::vector<std::string> engines;
 };
 
 const std::vector<Algorithm>& algorithms() {
   static const std::vector<Algorithm> all = {
-      {"fp8", "FP8", {"vllm", "sglang", "tensorrt-llm"}},
-      {"int8_sq", "W8A8_SQ_PER_CHANNEL", {}},  // held, but no engine loads it (spec/export.md §7.2)
-      {"int4_awq_lite", "W4A16_AWQ", {"tensorrt-llm"}},
-      {"w4a8_awq", "W4A8_AWQ", {"tensorrt-llm"}},
-      {"nvfp4_max", "NVFP4", {"vllm", "sglang", "tensorrt-llm"}},
-      {"nvfp4_svdquant", "NVFP4_SVD", {}},  // written by ModelOpt, read by no engine
-      {"fp8_pc_pt", "FP8_PER_CHANNEL_PER_TOKEN", {"vllm", "tensorrt-llm"}},
-      {"fp8_pb_wo", "fp8_pb_wo", {"vllm", "tensorrt-llm"}},  // TensorRT-LLM wants it in lower case (§7.2)
-      {"int8_wo", "W8A16", {"tensorrt-llm"}},
-      {"w4a16_nvfp4_max", "W4A16_NVFP4", {"vllm", "sglang"}},
-      {"w4a8_nvfp4_fp8", "W4A8_NVFP4_FP8", {"tensorrt-llm"}},
-      {"w4a8_mxfp4_fp8", "W4A8_MXFP4_FP8", {"tensorrt-llm"}},
-      {"mxfp8", "MXFP8", {"vllm", "sglang"}},
-      {"mxfp4", "mxfp4", {}},  // written by ModelOpt, read by no engine
+      {"fp8", "FP8"},
+      {"int8_sq", "W8A8_SQ_PER_CHANNEL"},  // held, but no engine loads it (spec/export.md §7.2)
+      {"int4_awq_lite", "W4A16_AWQ"},
+      {"w4a8_awq", "W4A8_AWQ"},
+      {"nvfp4_max", "NVFP4"},
+      {"nvfp4_svdquant", "NVFP4_SVD"},  // written by ModelOpt, read by no engine
+      {"fp8_pc_pt", "FP8_PER_CHANNEL_PER_TOKEN"},
+      {"fp8_pb_wo", "fp8_pb_wo"},  // TensorRT-LLM wants it in lower case (§7.2)
+      {"int8_wo", "W8A16"},
+      {"w4a16_nvfp4_max", "W4A16_NVFP4"},
+      {"w4a8_nvfp4_fp8", "W4A8_NVFP4_FP8"},
+      {"w4a8_mxfp4_fp8", "W4A8_MXFP4_FP8"},
+      {"mxfp8", "MXFP8"},
+      {"mxfp4", "mxfp4"},  // written by ModelOpt, read by no engine
       // Not written by ModelOpt: stored like the others.
-      {"mxfp6", "mxfp6", {}},
-      {"mxint8", "mxint8", {}},
+      {"mxfp6", "mxfp6"},
+      {"mxint8", "mxint8"},
   };
   return all;
 }
@@ -79,8 +78,11 @@ void add_block_keys(Json& config, const Scheme& scheme) {
 Json quantized_layers(const ExportSummary& summary) {
   Json layers = Json::object();
   for (const auto& [module, scheme] : summary.linears) {
-    Json& layer = layers[module] = {{"quant_algo", algorithm_of(scheme).name}};
+    Json layer = {{"quant_algo", algorithm_of(scheme).name}};
     add_block_keys(layer, scheme);
+    // TensorRT-LLM looks them up under the text model's own names, whatever they are called in the files.
+    layers[module] = layer;
+    layers["model." + name_from_layers(module)] = layer;
   }
   return layers;
 }
@@ -128,18 +130,21 @@ void add_algorithm(Json& config, const ExportSummary& summary) {
 // §7.6).
 std::vector<std::string> exclude_modules(const ExportSummary& summary) {
   std::vector<std::string> entries;
-  for (const std::string& root : summary.unquantized_roots) {
+  std::vector<std::string> roots, in_layers;
+  for (const std::string& root : summary.unquantized_roots)
+    (root.find("layers.") == std::string::npos ? roots : in_layers).push_back(root);
+  for (std::string& root : names_in_engines(in_layers)) roots.push_back(std::move(root));
+  for (const std::string& root : roots) {
     entries.push_back(root);
     entries.push_back(root + ".*");
   }
-  entries.insert(entries.end(), summary.unquantized_linears.begin(), summary.unquantized_linears.end());
+  for (std::string& name : names_in_engines(summary.unquantized_linears)) entries.push_back(std::move(name));
   return entries;
 }
 
 struct KvAlgorithm {
   const char* name;
   std::vector<KvCacheFormat> formats;  ///< first: what a configuration of another tool means
-  std::vector<std::string> engines;
 };
 
 // spec/export.md §3.9, §7.2. ModelOpt itself writes FP8 for fp8_affine and NVFP4 for nvfp4_rotate: an engine
@@ -147,11 +152,8 @@ struct KvAlgorithm {
 const std::vector<KvAlgorithm>& kv_algorithms() {
   using enum KvCacheFormat;
   static const std::vector<KvAlgorithm> all = {
-      {"FP8", {fp8, fp8_cast}, {"vllm", "sglang", "tensorrt-llm"}},
-      {"NVFP4", {nvfp4, nvfp4_cast}, {"sglang", "tensorrt-llm"}},
-      {"NVFP4_AFFINE", {nvfp4_affine}, {}},
-      {"FP8_AFFINE", {fp8_affine}, {}},
-      {"NVFP4_ROTATE", {nvfp4_rotate}, {}},
+      {"FP8", {fp8, fp8_cast}},     {"NVFP4", {nvfp4, nvfp4_cast}},   {"NVFP4_AFFINE", {nvfp4_affine}},
+      {"FP8_AFFINE", {fp8_affine}}, {"NVFP4_ROTATE", {nvfp4_rotate}},
   };
   return all;
 }
@@ -165,31 +167,15 @@ const KvAlgorithm* find_kv_algorithm(KvCacheFormat format) {
 class ModelOptLayout final : public Layout {
  public:
   const char* name() const override { return "modelopt"; }
-  using Layout::engines;
   using Layout::holds;
   bool holds(const Scheme& scheme) const override { return find_algorithm(scheme) != nullptr; }
-  std::vector<std::string> engines(const Scheme& scheme) const override {
-    const Algorithm* found = find_algorithm(scheme);
-    return found != nullptr ? found->engines : std::vector<std::string>{};
-  }
   bool holds_mixes() const override { return true; }
-  // spec/export.md §7.1, §7.2. SGLang takes a mix without NVFP4 for another format.
-  std::vector<std::string> engines_of_mix(const std::vector<Scheme>& schemes) const override {
-    static const std::set<std::string> kMembers = {"FP8", "NVFP4", "W4A16_NVFP4", "MXFP8"};
-    std::vector<std::string> names = {"vllm", "sglang", "tensorrt-llm"};
-    bool has_nvfp4 = false;
-    for (const Scheme& scheme : schemes) {
-      const Algorithm& algorithm = algorithm_of(scheme);
-      has_nvfp4 |= algorithm.name == std::string("NVFP4") || algorithm.name == std::string("W4A16_NVFP4");
-      std::erase_if(names, [&](const std::string& name) {
-        return std::ranges::find(algorithm.engines, name) == algorithm.engines.end() ||
-               (name != "tensorrt-llm" && !kMembers.contains(algorithm.name));
-      });
-    }
-    if (!has_nvfp4) std::erase(names, "sglang");
-    return names;
-  }
   at::ScalarType scale_dtype(at::ScalarType) const override { return at::kFloat; }
+
+  std::string misfit(const QuantizedLinear& linear) const override {
+    if (linear.scheme.weight != Codec::int4 || linear.rows % 2 == 0) return "";
+    return visq::format("{} rows, and ModelOpt packs two of them into a byte", linear.rows);
+  }
 
   std::vector<LayoutTensor> tensors(const QuantizedLinear& linear) const override {
     const std::string& m = linear.module;
@@ -251,19 +237,17 @@ class ModelOptLayout final : public Layout {
       add(kLowRankA, linear.source_dtype, {rank, k}, [](const PackedLinear& p) { return p.low_rank.a; });
       add(kLowRankB, linear.source_dtype, {n, rank}, [](const PackedLinear& p) { return p.low_rank.b; });
     }
-    // All smoothing is folded; the factors are ones where a loader insists on the tensor (spec/export.md
-    // §3.4, §7.5).
+    // Our smoothing is folded: factors are ones where a loader insists on the tensor (spec/export.md §3.4,
+    // §7.5). Checkpoints of others may have real ones.
     if (scheme.solver == Solver::smoothquant || (scheme.weight == Codec::int4 && linear.standalone))
       add(".pre_quant_scale", linear.source_dtype, {k},
-          [dtype = linear.source_dtype, k](const PackedLinear&) { return at::ones({k}, dtype); });
+          [dtype = linear.source_dtype, k](const PackedLinear& p) {
+            return p.pre_quant_scale.defined() ? p.pre_quant_scale.to(dtype) : at::ones({k}, dtype);
+          });
     return list;
   }
 
   bool holds(KvCacheFormat format) const override { return find_kv_algorithm(format) != nullptr; }
-  std::vector<std::string> engines(KvCacheFormat format) const override {
-    const KvAlgorithm* found = find_kv_algorithm(format);
-    return found != nullptr ? found->engines : std::vector<std::string>{};
-  }
   KvStorage kv_storage(at::ScalarType) const override { return {".k_proj.k_", ".v_proj.v_", at::kFloat, {}}; }
 
   Json quantization_config(const ExportSummary& summary) const override {
@@ -315,6 +299,12 @@ class ModelOptLayout final : public Layout {
     return stored;
   }
 
+  const std::vector<std::string>& suffixes() const override {
+    static const std::vector<std::string> all = {".weight",      ".weight_scale",    ".weight_scale_2",
+                                                 ".input_scale", ".pre_quant_scale", kLowRankA,
+                                                 kLowRankB};
+    return all;
+  }
   bool is_quantized(const Checkpoint& checkpoint, const std::string& module) const override {
     return checkpoint.contains(module + ".weight_scale");
   }

@@ -33,7 +33,8 @@ ModelSpec describe(const Json& config, const std::string& origin) {
   spec.projector_prefix = "model.vision_projection.";
   spec.image_token = "<|image_pad|>";
   spec.prompt = PromptStyle::chatml;
-  spec.unquantized_roots = {"lm_head", "model.vision_encoder", "model.vision_projection"};
+  spec.unquantized_roots = {"lm_head", "model.vision_encoder", "model.vision_projection", "vision_tower",
+                            "multi_modal_projector"};  // vLLM's names of both
   return spec;
 }
 

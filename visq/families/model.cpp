@@ -111,6 +111,11 @@ std::string Model::adapter_tensor(int64_t layer, const nn::LinearId& id, const A
                                     nn::linear_path(spec_.decoder, layer, id), matrix, adapter.name));
 }
 
+std::string Model::merged_adapter_name() const {
+  const AdapterSpec* const merged = merged_adapter();
+  return merged == nullptr ? "" : merged->name;
+}
+
 at::Tensor Model::linear_weight(int64_t layer, const nn::LinearId& id) const {
   const at::Tensor stored = checkpoint_.tensor(names_.module(spec_, layer, id) + ".weight");
   const AdapterSpec* const adapter = merged_adapter();

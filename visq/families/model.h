@@ -99,6 +99,7 @@ class Model {
   void merge_image_adapter();
   /// The adapter that merge_image_adapter() put there; nullptr: none.
   const AdapterSpec* merged_adapter() const;
+  std::string merged_adapter_name() const;  ///< "": none
   /// Name in the files of a matrix ("lora_A", "lora_B") of an adapter beside a decoder linear.
   std::string adapter_tensor(int64_t layer, const nn::LinearId& id, const AdapterSpec& adapter,
                              const std::string& matrix) const;

@@ -10,31 +10,6 @@
 namespace visq {
 namespace {
 
-/// [out, in] of a decoder linear.
-std::pair<int64_t, int64_t> linear_shape(const nn::DecoderSpec& spec, int64_t layer, const nn::LinearId& id) {
-  const int64_t queries = spec.heads * spec.head_dim, keys = spec.kv_heads * spec.head_dim;
-  const int64_t width = nn::up_rows(spec, layer, id.expert).count;
-  switch (id.role) {
-    case nn::Role::q:
-      return {queries, spec.hidden};
-    case nn::Role::k:
-    case nn::Role::v:
-      return {keys, spec.hidden};
-    case nn::Role::qkv:
-      return {queries + 2 * keys, spec.hidden};
-    case nn::Role::o:
-      return {spec.hidden, queries};
-    case nn::Role::gate:
-    case nn::Role::up:
-      return {width, spec.hidden};
-    case nn::Role::gate_up:
-      return {2 * width, spec.hidden};
-    case nn::Role::down:
-      return {spec.hidden, width};
-  }
-  fail("role {} does not exist", static_cast<int>(id.role));
-}
-
 bool has_bias(const nn::DecoderSpec& spec, nn::Role role) {
   switch (role) {
     case nn::Role::q:
@@ -84,7 +59,7 @@ void expect_decoder(const ModelSpec& spec, bool with_linears, Expectations& expe
     if (decoder.is_sparse(i))
       expect.linear(layer + nn::kRouterPath, decoder.experts.count, decoder.hidden, false);
     for (const nn::LinearId& id : nn::linears(decoder, i)) {
-      const auto [out, in] = linear_shape(decoder, i, id);
+      const auto [out, in] = nn::extent_of(decoder, i, id);
       expect_adapters(spec, layer + nn::linear_path(decoder, i, id), out, in, expect);
       if (!with_linears) continue;
       expect.linear(layer + nn::linear_path(decoder, i, id), out, in, has_bias(decoder, id.role));

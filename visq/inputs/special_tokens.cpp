@@ -229,7 +229,11 @@ class SpecialTokens {
 
 AddedTokenPlan plan_added_tokens(const TokenizerFiles& files, TokenizerClass chosen) {
   const SpecialTokens specials(files, chosen);
-  AddedTokenPlan plan{{}, specials.named("bos_token"), specials.named("eos_token")};
+  AddedTokenPlan plan{{},
+                      specials.named("bos_token"),
+                      specials.named("eos_token"),
+                      specials.named("unk_token"),
+                      specials.named("pad_token")};
   if (chosen == TokenizerClass::generic) {
     std::vector<AddedToken> in_file;
     for (const DeclaredToken& declared : files.declared_tokens) in_file.push_back(declared.token);

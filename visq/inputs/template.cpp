@@ -104,6 +104,12 @@ std::optional<ChatTemplate> ChatTemplate::load(const fs::path& directory) {
   return parse(source->text, source->origin, special_tokens(directory));
 }
 
+std::optional<std::string> ChatTemplate::source(const fs::path& directory) {
+  auto source = find_source(directory);
+  if (!source) return {};
+  return std::move(source->text);
+}
+
 ChatTemplate ChatTemplate::parse(std::string_view source, std::string origin, Json variables) {
   if (to_valid_utf8(source) != source) fail("{}: the chat template is not UTF-8", origin);
   jinja::Block block = jinja::parse_template(source, origin);

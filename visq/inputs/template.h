@@ -28,6 +28,8 @@ class ChatTemplate {
   /// The special tokens of tokenizer_config.json and special_tokens_map.json become the template's variables.
   /// @throws Error naming the file, and the line of the template, when one is malformed
   static std::optional<ChatTemplate> load(const std::filesystem::path& directory);
+  /// The text that load() reads.
+  static std::optional<std::string> source(const std::filesystem::path& directory);
 
   /// @param origin     the file, for errors
   /// @param variables  an object: what else the template's names mean, e.g. {"bos_token": "<s>"}

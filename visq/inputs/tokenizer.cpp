@@ -5,7 +5,6 @@
 #include "visq/core/error.h"
 #include "visq/core/log.h"
 #include "visq/inputs/added_tokens.h"
-#include "visq/inputs/post_processor.h"
 #include "visq/inputs/tokenizer_files.h"
 #include "visq/inputs/tokenizer_pipeline.h"
 #include "visq/inputs/unicode.h"
@@ -38,26 +37,13 @@ struct Tokenizer::Impl {
     for (const auto& tokens : plan.lists) added.add(tokens, model);
     added.build(normalizer, get_or(files.config, "split_special_tokens", false, kConfigName), files.origin);
     warn_about_shifted_ids(files, added);
-    post_processor = make_post_processor(files, plan);
+    post_processor =
+        make_post_processor(files, plan, [this](const std::string& token) { return id_of(token); });
   }
 
   std::optional<int64_t> id_of(std::string_view token) const {
     const auto id = added.id_of(token);
     return id ? id : model.id_of(token);
-  }
-
-  /// tokenizer.json has its own; the flags of tokenizer_config.json count only beside the other sources.
-  PostProcessor make_post_processor(const TokenizerFiles& files, const AddedTokenPlan& plan) const {
-    if (files.source == VocabularySource::tokenizer_json)
-      return PostProcessor::parse(files.file.value("post_processor", Json()), files.origin);
-    PostProcessor out;
-    const auto add = [&](const char* flag, const std::optional<std::string>& token, auto& ids) {
-      if (!get_or(files.config, flag, false, kConfigName) || !token) return;
-      if (const auto id = id_of(*token)) ids.push_back(*id);
-    };
-    add("add_bos_token", plan.bos, out.prefix);
-    add("add_eos_token", plan.eos, out.suffix);
-    return out;
   }
 
   /// A stretch between two added tokens that are sought in raw text.

@@ -68,7 +68,7 @@ TokenizerClass choose_class(const TokenizerFiles& files);
 /// Tokens to add to the vocabulary, and the special tokens that have a part of their own.
 struct AddedTokenPlan {
   std::vector<std::vector<AddedToken>> lists;  ///< to add one after the other
-  std::optional<std::string> bos, eos;
+  std::optional<std::string> bos, eos, unk, pad;
 };
 
 /// Source: spec/inputs.md §2 steps 3, 4 and 6.

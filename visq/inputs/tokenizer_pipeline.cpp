@@ -5,16 +5,12 @@
 
 #include "visq/core/error.h"
 #include "visq/core/log.h"
+#include "visq/inputs/known_patterns.h"
 
 namespace visq {
 namespace {
 
 constexpr const char* kConfigName = "tokenizer_config.json";
-
-constexpr const char* kQwen2Pattern =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr const char* kTekkenPattern =
-    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
 // --- the terms of tokenizer.json ---
 
@@ -164,7 +160,7 @@ void mend_mistral_flaw(const TokenizerFiles& files, Json& file) {
 
 // --- tokenizer.json's terms as steps ---
 
-Bpe::Options bpe_options(const Json& model, const std::string& origin) {
+Bpe::Options model_options(const Json& model, const std::string& origin) {
   if (get_or(model, "dropout", 0.0, origin) != 0) fail("{}: 'dropout' is not supported", origin);
   for (const char* affix : {"continuing_subword_prefix", "end_of_word_suffix"})
     if (!get_or<std::string>(model, affix, "", origin).empty())
@@ -182,16 +178,38 @@ Bpe::Options bpe_options(const Json& model, const std::string& origin) {
 
 }  // namespace
 
-Pipeline make_pipeline(const TokenizerFiles& files, TokenizerClass chosen) {
+Json pipeline_rules(const TokenizerFiles& files, TokenizerClass chosen) {
   const Json rules = rules_of_class(chosen, files.config);
   if (chosen != TokenizerClass::generic) warn_about_overruled_rules(files, rules);
   Json file = files.file;
   file.update(rules);
   mend_mistral_flaw(files, file);
+  return file;
+}
+
+Bpe::Options bpe_options(const Json& rules, const std::string& origin) {
+  return model_options(rules.at("model"), origin + ": model");
+}
+
+PostProcessor make_post_processor(const TokenizerFiles& files, const AddedTokenPlan& plan,
+                                  const std::function<std::optional<int64_t>(const std::string&)>& id_of) {
+  if (files.source == VocabularySource::tokenizer_json)
+    return PostProcessor::parse(files.file.value("post_processor", Json()), files.origin);
+  PostProcessor out;
+  const auto add = [&](const char* flag, const std::optional<std::string>& token, auto& ids) {
+    if (!get_or(files.config, flag, false, kConfigName) || !token) return;
+    if (const auto id = id_of(*token)) ids.push_back(*id);
+  };
+  add("add_bos_token", plan.bos, out.prefix);
+  add("add_eos_token", plan.eos, out.suffix);
+  return out;
+}
+
+Pipeline make_pipeline(const TokenizerFiles& files, TokenizerClass chosen) {
+  const Json file = pipeline_rules(files, chosen);
   return {Normalizer::parse(file.value("normalizer", Json()), files.origin),
           PreTokenizer::parse(file.value("pre_tokenizer", Json()), files.origin),
-          TokenDecoder::parse(file.value("decoder", Json()), files.origin),
-          bpe_options(file.at("model"), files.origin + ": model")};
+          TokenDecoder::parse(file.value("decoder", Json()), files.origin), bpe_options(file, files.origin)};
 }
 
 }  // namespace visq

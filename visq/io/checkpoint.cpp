@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <set>
+#include <tuple>
 
 #include "visq/core/error.h"
 
@@ -137,49 +138,104 @@ std::string prefix_of(const CheckpointPart& part) { return part.folder.empty() ?
 
 }  // namespace
 
-Checkpoint::Checkpoint(fs::path directory) : directory_(std::move(directory)) {
+template <typename Stage>
+bool Checkpoint::attempt(const Stage& stage) {
+  if (problems_ == nullptr) {
+    stage();
+    return true;
+  }
+  try {
+    stage();
+    return true;
+  } catch (const Error& error) {
+    problems_->emplace_back(error.what());
+    return false;
+  }
+}
+
+Checkpoint::Checkpoint(fs::path directory) : Checkpoint(std::move(directory), nullptr) {}
+
+Checkpoint Checkpoint::salvage(fs::path directory, std::vector<std::string>& problems) {
+  Checkpoint checkpoint(std::move(directory), &problems);
+  checkpoint.problems_ = nullptr;
+  std::ranges::sort(checkpoint.lost_names_);
+  return checkpoint;
+}
+
+Checkpoint::Checkpoint(fs::path directory, std::vector<std::string>* problems)
+    : directory_(std::move(directory)), config_(Json::object()), problems_(problems) {
   std::error_code code;
   if (!fs::is_directory(directory_, code)) fail("{}: no such directory", directory_.string());
-  config_ = read_object(directory_ / "config.json").second;
+  if (problems_ != nullptr && !is_there(directory_ / "config.json"))
+    fail("{}: no config.json in it: not a checkpoint", directory_.string());
+  attempt([&] { config_ = read_object(directory_ / "config.json").second; });
   if (std::ranges::any_of(kParts, [&](const auto& part) { return config_.contains(part.second); })) {
-    for (const auto& [folder, key] : kParts) {
-      if (!fs::is_directory(directory_ / folder, code))
-        fail(
-            "{}: no such directory, though config.json is that of a VILA checkpoint, which has one. The "
-            "download is incomplete: fetch it again.",
-            (directory_ / folder).string());
-      add_part(folder);
-      config_[key] = parts_.back().config;
-    }
+    for (const auto& [folder, key] : kParts)
+      if (attempt([&, name = folder] {
+            if (!fs::is_directory(directory_ / name, code))
+              fail(
+                  "{}: no such directory, though config.json is that of a VILA checkpoint, which has one. "
+                  "The "
+                  "download is incomplete: fetch it again.",
+                  (directory_ / name).string());
+          })) {
+        add_part(folder);
+        config_[key] = parts_.back().config;
+      }
+    if (parts_.empty()) fail("{}: none of the parts of a VILA checkpoint", directory_.string());
   } else {
     add_part("");
   }
-  find_stacks();
+  attempt([&] { find_stacks(); });
+}
+
+std::set<std::string> Checkpoint::find_shards(const CheckpointPart& part, WeightMap& index) {
+  const fs::path& directory = part.directory;
+  if (is_there(directory / kSingle)) return {kSingle};  // first, as in transformers
+  if (!is_there(directory / kIndex)) return loose_safetensors(directory);
+  index = read_index(directory / kIndex);
+  std::set<std::string> shards = shards_of(index);
+  if (problems_ == nullptr) check_shards_exist(directory, shards);
+  return shards;
 }
 
 void Checkpoint::add_part(const std::string& folder) {
   const fs::path directory = folder.empty() ? directory_ : directory_ / folder;
-  auto [text, config] = read_object(directory / "config.json");
-  const CheckpointPart& part = parts_.emplace_back(folder, directory, std::move(text), std::move(config));
+  CheckpointPart& part = parts_.emplace_back(folder, directory, "", Json::object());
+  const auto read = [&, first = folder.empty()] {
+    std::tie(part.config_text, part.config) = read_object(directory / "config.json");
+  };
+  if (problems_ != nullptr && folder.empty())  // said already
+    try {
+      read();
+    } catch (const Error&) {
+    }
+  else
+    attempt(read);
 
   WeightMap index;
-  std::set<std::string> shards;
-  if (is_there(directory / kSingle)) {  // first, as in transformers
-    shards.insert(kSingle);
-  } else if (is_there(directory / kIndex)) {
-    index = read_index(directory / kIndex);
-    shards = shards_of(index);
-    check_shards_exist(directory, shards);
-  } else {
-    shards = loose_safetensors(directory);
-  }
-
-  for (const auto& shard : shards) add_shard(part, shard);
+  std::set<std::string> shards, lost;
+  attempt([&] { shards = find_shards(part, index); });
+  for (const auto& shard : shards)
+    if (!attempt([&] {
+          if (!is_there(directory / shard)) {
+            const auto count = std::ranges::count_if(index, [&](const auto& e) { return e.second == shard; });
+            fail("{} names {}, which is missing: {} tensors", kIndex, shard, count);
+          }
+          add_shard(part, shard);
+        }))
+      lost.insert(shard);
   for (const auto& [tensor, shard] : index) {
     const std::string name = prefix_of(part) + tensor;
-    if (!contains(name) || file_of(name).filename() != shard)
-      fail("{}: tensor '{}' is not in this shard, though {} says so", (directory / shard).string(), tensor,
-           kIndex);
+    if (lost.contains(shard) && !contains(name)) {
+      lost_names_.push_back(name);
+      continue;
+    }
+    attempt([&, &tensor = tensor, &shard = shard] {
+      if (!contains(name) || file_of(name).filename() != shard)
+        fail("{}: tensor '{}' is not in this shard, though {} says so", (directory / shard).string(), tensor,
+             kIndex);
+    });
   }
 }
 
@@ -199,11 +255,12 @@ void Checkpoint::add_shard(const CheckpointPart& part, const std::string& name) 
   const auto& file = *files_.emplace_back(std::make_unique<SafetensorsFile>(part.directory / name));
   for (TensorInfo tensor : file.tensors()) {
     tensor.name = prefix_of(part) + tensor.name;
-    names_.push_back(tensor.name);
-    const auto [it, fresh] = where_.try_emplace(names_.back(), &file, std::move(tensor));
+    const std::string whole = tensor.name;
+    const auto [it, fresh] = where_.try_emplace(whole, &file, std::move(tensor));
     if (!fresh)
-      fail("{}: tensor '{}' is also in {}", file.path().string(), names_.back(),
+      fail("{}: tensor '{}' is also in {}", file.path().string(), whole,
            it->second.first->path().filename().string());
+    names_.push_back(whole);
   }
 }
 

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -33,6 +34,10 @@ class Checkpoint {
   ///         is missing, when a name of the index leaves the directory, or when two shards hold the same
   ///         tensor
   explicit Checkpoint(std::filesystem::path directory);
+  /// What can be read of a directory that may be half-written or damaged. Each reason to throw but the first
+  /// two goes to `problems` instead, and what it concerns is left out.
+  /// @throws Error when there is no such directory, or no config.json in it
+  static Checkpoint salvage(std::filesystem::path directory, std::vector<std::string>& problems);
 
   const std::filesystem::path& directory() const { return directory_; }
   /// config.json of the directory; of several parts: with each part's own under its key, whatever the file
@@ -49,6 +54,8 @@ class Checkpoint {
   /// Experts that lie in stacks (io/expert_stacks.h), one by one: contains(), info(), tensor() and file_of()
   /// know them too, but names() and bytes() know only what stands in the files.
   const std::vector<std::string>& stacked_names() const { return stacked_names_; }
+  /// Tensors that the index has in shards that could not be read (salvage()); sorted.
+  const std::vector<std::string>& lost_names() const { return lost_names_; }
   /// The tensor of the files that holds this one: its stack, or itself.
   const std::string& stored_in(const std::string& name) const;
   bool contains(const std::string& name) const { return where_.contains(name) || slices_.contains(name); }
@@ -69,7 +76,12 @@ class Checkpoint {
 
  private:
   using Where = std::pair<const SafetensorsFile*, TensorInfo>;
+  Checkpoint(std::filesystem::path directory, std::vector<std::string>* problems);
+  /// Runs it; an Error goes to the problems where they are collected. @returns whether there was none
+  template <typename Stage>
+  bool attempt(const Stage& stage);
   void add_part(const std::string& folder);
+  std::set<std::string> find_shards(const CheckpointPart& part, std::map<std::string, std::string>& index);
   void add_shard(const CheckpointPart& part, const std::string& name);
   void find_stacks();
   const Where& where(const std::string& name) const;
@@ -82,6 +94,8 @@ class Checkpoint {
   std::map<std::string, Where> where_;
   std::vector<std::string> stacked_names_;
   std::map<std::string, ExpertSlice> slices_;
+  std::vector<std::string> lost_names_;
+  std::vector<std::string>* problems_ = nullptr;  // while salvage() collects them
 };
 
 }  // namespace visq

@@ -93,6 +93,8 @@ void CheckpointWriter::create_shards() {
   std::vector<std::string> heads;
   uint64_t on_disk = 0;
   for (size_t shard = 0; shard < shards.size(); ++shard) {
+    // Files of the same tensors are the same, in whatever order the tensors were planned.
+    std::ranges::sort(shards[shard], {}, &TensorInfo::name);
     on_disk += heads.emplace_back(lay_out(shards[shard])).size();
     for (const auto& tensor : shards[shard]) {
       places_[index_of_.at(prefix + tensor.name)] = {shard, tensor.begin};

@@ -39,7 +39,8 @@ class CheckpointWriter {
 
   /// Lays tensors out in plan order, starting a new shard where the next tensor would not fit, writes the
   /// headers and reserves the space on disk. Within a shard wider element types come first, so that all
-  /// tensors are aligned. One shard: model.safetensors; several: model-0000i-of-0000n.safetensors + index.
+  /// tensors are aligned, and those of one width are sorted by their names. One shard: model.safetensors;
+  /// several: model-0000i-of-0000n.safetensors + index.
   /// @throws Error when DIR exists and is not empty (without replace_existing), is not creatable, or the disk
   ///         has no room; when a name stands in the plan twice, or does not start with the folder
   CheckpointWriter(const std::filesystem::path& directory, std::vector<PlannedTensor> plan, Options options);

@@ -1,16 +1,12 @@
 #include "visq/io/safetensors.h"
 
 #include <ATen/ATen.h>
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-#include <cerrno>
 #include <cstring>
 #include <map>
 
 #include "visq/core/error.h"
+#include "visq/io/mapped_file.h"
 #include "visq/io/output_file.h"
 #include "visq/io/safetensors_header.h"
 
@@ -18,35 +14,6 @@ namespace visq {
 namespace {
 
 constexpr uint64_t kLengthBytes = 8;  // the header's length, in front of it
-
-// Closes the descriptor; a mapping outlives it.
-class Descriptor {
- public:
-  explicit Descriptor(const std::filesystem::path& path)
-      : value_(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {
-    if (value_ < 0) fail("{}: {}", path.string(), errno == ENOENT ? "no such file" : std::strerror(errno));
-  }
-  ~Descriptor() { close(value_); }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  int get() const { return value_; }
-
- private:
-  int value_;
-};
-
-uint64_t regular_file_size(const Descriptor& file, const std::string& origin) {
-  struct stat status {};
-  if (fstat(file.get(), &status) != 0) fail("{}: {}", origin, std::strerror(errno));
-  if (!S_ISREG(status.st_mode)) fail("{}: not a regular file", origin);
-  return static_cast<uint64_t>(status.st_size);
-}
-
-uint64_t little_endian(std::span<const std::byte> bytes) {
-  uint64_t value = 0;
-  for (size_t i = bytes.size(); i-- > 0;) value = value << 8 | std::to_integer<uint64_t>(bytes[i]);
-  return value;
-}
 
 std::string_view header_of(std::span<const std::byte> file, const std::string& origin) {
   constexpr std::string_view kIncomplete = "The download is incomplete: fetch this shard again.";
@@ -82,30 +49,17 @@ void check_end(const std::vector<TensorInfo>& tensors, uint64_t data_start, uint
 }  // namespace
 
 struct SafetensorsFile::Mapping {
-  std::filesystem::path path;
-  std::span<const std::byte> file;
+  MappedFile mapped;
+  std::span<const std::byte> file = mapped.bytes();
   std::vector<TensorInfo> tensors;
   std::map<std::string_view, const TensorInfo*> by_name;  // into `tensors`
 
-  explicit Mapping(const std::filesystem::path& from) : path(from) {
-    const Descriptor descriptor(path);
-    const uint64_t size = regular_file_size(descriptor, path.string());
-    if (size == 0) return;
-    void* const start = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, descriptor.get(), 0);
-    if (start == MAP_FAILED)
-      fail("{}: cannot be mapped into memory ({})", path.string(), std::strerror(errno));
-    file = {static_cast<const std::byte*>(start), size};
-    // Layers are read front to back, once: read far ahead, and let go of pages early when memory is short.
-    madvise(start, size, MADV_SEQUENTIAL);
-  }
-  ~Mapping() {
-    if (!file.empty()) munmap(const_cast<std::byte*>(file.data()), file.size());
-  }
+  explicit Mapping(const std::filesystem::path& path) : mapped(path) {}
   Mapping(const Mapping&) = delete;
   Mapping& operator=(const Mapping&) = delete;
 
   void read_header() {
-    const std::string origin = path.string();
+    const std::string origin = mapped.path().string();
     const std::string_view header = header_of(file, origin);
     const uint64_t data_start = kLengthBytes + header.size();
     tensors = parse_header(header, data_start, origin);
@@ -122,7 +76,7 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) {
   mapping_ = std::move(mapping);
 }
 
-const std::filesystem::path& SafetensorsFile::path() const { return mapping_->path; }
+const std::filesystem::path& SafetensorsFile::path() const { return mapping_->mapped.path(); }
 
 const std::vector<TensorInfo>& SafetensorsFile::tensors() const { return mapping_->tensors; }
 

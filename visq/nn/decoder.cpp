@@ -154,6 +154,30 @@ RowRange up_rows(const DecoderSpec& spec, int64_t layer, int64_t expert) {
   return {{Role::up, expert}, 0, width};
 }
 
+Extent extent_of(const DecoderSpec& spec, int64_t layer, const LinearId& id) {
+  const int64_t queries = spec.heads * spec.head_dim, keys = spec.kv_heads * spec.head_dim;
+  const int64_t width = up_rows(spec, layer, id.expert).count;
+  switch (id.role) {
+    case Role::q:
+      return {queries, spec.hidden};
+    case Role::k:
+    case Role::v:
+      return {keys, spec.hidden};
+    case Role::qkv:
+      return {queries + 2 * keys, spec.hidden};
+    case Role::o:
+      return {spec.hidden, queries};
+    case Role::gate:
+    case Role::up:
+      return {width, spec.hidden};
+    case Role::gate_up:
+      return {2 * width, spec.hidden};
+    case Role::down:
+      return {spec.hidden, width};
+  }
+  fail("role {} does not exist", static_cast<int>(id.role));
+}
+
 Linear& DecoderLayer::linear(const LinearId& id) {
   Expert* const own = id.expert == kNoExpert ? nullptr : &experts.at(static_cast<size_t>(id.expert));
   switch (id.role) {

@@ -98,6 +98,10 @@ struct LinearId {
 };
 /// "self_attn.q_proj", "mlp.experts.3.gate_proj", "mlp.shared_expert.gate_proj": the canonical path.
 std::string linear_path(const DecoderSpec& spec, int64_t layer, const LinearId& id);
+struct Extent {
+  int64_t rows, columns;  ///< outputs, inputs
+};
+Extent extent_of(const DecoderSpec& spec, int64_t layer, const LinearId& id);
 inline constexpr const char* kRouterPath = "mlp.gate";
 
 /// Linears that read the same input. cross_in: the vision rows, which k and v of cross layers read.

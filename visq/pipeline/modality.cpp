@@ -28,8 +28,12 @@ void advance(const Model& model, const nn::DecoderLayer& layer, const at::Tensor
 
 }  // namespace
 
-ModalitySensitivity modality_sensitivity(const Model& model, const CalibrationOptions& options) {
-  const ScoreData data(model, options, kSamples, kPartRows);
+std::optional<ModalitySensitivity> modality_sensitivity(const Model& model,
+                                                        const CalibrationOptions& options) {
+  std::vector<Sample> samples = read_samples(options.data, options.max_samples);
+  std::erase_if(samples, [](const Sample& sample) { return !sample.answer || sample.image_count() == 0; });
+  const ScoreData data(model, samples, options.max_tokens, kSamples, kPartRows);
+  if (data.samples == 0) return std::nullopt;
   struct Run {
     Batch clean, text, image;  // undisturbed, and disturbed in one modality
   };
@@ -58,12 +62,7 @@ ModalitySensitivity modality_sensitivity(const Model& model, const CalibrationOp
     result.image += divergence(runs[i].image);
   }
   const double per_token = kError * kError * static_cast<double>(data.answer_tokens);
-  return {std::max(result.text, 0.0) / per_token, std::max(result.image, 0.0) / per_token};
-}
-
-bool has_answers_to_images(const CalibrationOptions& options) {
-  return std::ranges::any_of(read_samples(options.data, options.max_samples),
-                             [](const Sample& sample) { return sample.answer && sample.image_count() > 0; });
+  return ModalitySensitivity{std::max(result.text, 0.0) / per_token, std::max(result.image, 0.0) / per_token};
 }
 
 }  // namespace visq

@@ -128,7 +128,9 @@ Roots roots_of(const Plan& plan, const Checkpoint& checkpoint) {
   return Roots(std::move(quantized));
 }
 
-ExportSummary summarize(const Plan& plan, const Checkpoint& checkpoint) {
+}  // namespace
+
+ExportSummary summarize_by_name(const Plan& plan, const Checkpoint& checkpoint) {
   ExportSummary summary{plan.schemes, plan.kv_cache, {}, {}, others(plan, checkpoint), {}, plan.recipe.name};
   for (const Site& site : plan.sites)
     summary.linears.emplace_back(checkpoint.name_in_part(site.linear.module), site.linear.scheme);
@@ -151,28 +153,7 @@ ExportSummary summarize(const Plan& plan, const Checkpoint& checkpoint) {
   return summary;
 }
 
-/// The engines' own verdicts on the exclude list, as rule B4 of `visq check` has them.
-void check_excludes(const Plan& plan, const Checkpoint& checkpoint) {
-  const CheckpointPart& part = checkpoint.text_model();
-  const std::string origin = (part.directory / "config.json").string();
-  const auto model_type = get_or<std::string>(part.config, "model_type", "", origin);
-  const Layout& layout = *plan.layout;
-  const auto entries =
-      layout.quantization_config(plan.summary).at(layout.exclude_key()).get<std::vector<std::string>>();
-  const std::set<std::string> quantized = modules_of(plan);
-  for (const std::string& engine : layout.engines(plan.schemes))
-    for (const std::string& module : linear_modules(checkpoint)) {
-      if (!checkpoint.in_text_model(module)) continue;
-      const bool excluded = engine_excludes(parse_engine(engine), entries, checkpoint.name_in_part(module),
-                                            model_type, layout.exclude_rule());
-      if (excluded == quantized.contains(module))
-        fail(
-            "{}: no exclude list tells {} that '{}' is {}quantized, because its name is a part of another; "
-            "choose "
-            "with --only and --skip such that it is like those",
-            origin, engine, module, excluded ? "" : "not ");
-    }
-}
+namespace {
 
 /// Numbers in names become stars.
 std::string pattern_of(const std::string& module) {
@@ -238,7 +219,7 @@ std::vector<std::vector<std::string>> decoder_linears_by_name(const Checkpoint& 
   return groups;
 }
 
-Plan make_named_plan(const Checkpoint& checkpoint, const Recipe& recipe, const std::string& layout,
+Plan make_named_plan(const Checkpoint& checkpoint, const Recipe& recipe, const LayoutChoice& layout,
                      std::filesystem::path directory, KvCacheFormat default_kv_cache) {
   Plan plan;
   plan.recipe = recipe;
@@ -288,7 +269,7 @@ Plan make_named_plan(const Checkpoint& checkpoint, const Recipe& recipe, const s
     fail("the recipe matches no linear of this model ({}); the linears are named like '{}'",
          describe_rules(recipe), groups.front().front());
   check_rules(recipe, modules);
-  choose_layout(plan, layout, default_kv_cache);
+  choose_layout(plan, checkpoint, layout, default_kv_cache);
   for (const Site& site : plan.sites) {
     const std::vector<std::string> parts = components(site.linear.module);
     std::string layer;
@@ -300,8 +281,8 @@ Plan make_named_plan(const Checkpoint& checkpoint, const Recipe& recipe, const s
   }
   plan.layers = static_cast<int64_t>(layers.size());
   plan_tensors(plan, checkpoint);
-  plan.summary = summarize(plan, checkpoint);
-  check_excludes(plan, checkpoint);
+  plan.summary = summarize_by_name(plan, checkpoint);
+  judge_plan(plan, checkpoint, layout.engines);
   return plan;
 }
 

@@ -18,8 +18,12 @@ std::vector<std::vector<std::string>> decoder_linears_by_name(const Checkpoint& 
 /// As make_plan; Plan::groups says which sites read the same input.
 /// @throws Error also when the checkpoint has no such linear, or when the exclude list cannot be written such
 ///         that the engines read from it what is quantized
-Plan make_named_plan(const Checkpoint& checkpoint, const Recipe& recipe, const std::string& layout,
+Plan make_named_plan(const Checkpoint& checkpoint, const Recipe& recipe, const LayoutChoice& layout,
                      std::filesystem::path directory, KvCacheFormat default_kv_cache = KvCacheFormat::none);
+
+/// As summarize(), of sites that were found by their names.
+/// @throws Error when the exclude list cannot be written such that the engines read from it what is quantized
+ExportSummary summarize_by_name(const Plan& plan, const Checkpoint& checkpoint);
 
 /// "model.layers.*.mlp.up_proj × 24, …": what the plan quantizes, and what it leaves, in a line.
 std::string describe_choice(const Plan& plan, const Checkpoint& checkpoint);

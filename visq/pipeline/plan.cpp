@@ -23,6 +23,8 @@ std::vector<std::string> spellings(const Model& model, const std::string& module
   return names;
 }
 
+}  // namespace
+
 ExportSummary summarize(const Plan& plan, const Model& model) {
   const ModelSpec& spec = model.spec();
   ExportSummary summary{plan.schemes, plan.kv_cache, spec.unquantized_roots, {}, {}, {}, plan.recipe.name};
@@ -50,8 +52,6 @@ ExportSummary summarize(const Plan& plan, const Model& model) {
   return summary;
 }
 
-}  // namespace
-
 const Site* Plan::find(int64_t layer, const LinearId& id) const {
   const auto found = site_index_.find({layer, id});
   return found == site_index_.end() ? nullptr : &sites[found->second];
@@ -66,6 +66,56 @@ Detail Plan::detail() const {
   Detail most = Detail::magnitudes;
   for (const Site& site : sites) most = std::max(most, site.linear.scheme.detail());
   return most;
+}
+
+std::vector<std::string> Plan::readers() const {
+  std::vector<std::string> names;
+  for (const EngineModel& engine : engine_models()) {
+    const auto found = findings.find(engine.name);
+    if (found == findings.end() || std::ranges::all_of(found->second, &EngineFinding::warning))
+      names.push_back(engine.name);
+  }
+  return names;
+}
+
+namespace {
+
+ServedModel served_model(const Plan& plan, const Checkpoint& checkpoint) {
+  const CheckpointPart& part = checkpoint.text_model();
+  const std::string origin = (part.directory / "config.json").string();
+  const auto architectures =
+      get_or<std::vector<std::string>>(checkpoint.config(), "architectures", {}, origin);
+  ServedModel model{architectures.empty() ? "" : architectures.front(),
+                    get_or<std::string>(part.config, "model_type", "", origin),
+                    plan.layout->name(),
+                    plan.layout->exclude_entries(plan.layout->quantization_config(plan.summary), origin),
+                    plan.layout->exclude_key(),
+                    plan.schemes,
+                    plan.kv_cache,
+                    {}};
+  std::set<std::string> quantized;
+  for (const Site& site : plan.sites) {
+    const QuantizedLinear& linear = site.linear;
+    quantized.insert(linear.module);
+    model.linears.push_back(
+        {checkpoint.name_in_part(linear.module), linear.scheme, linear.rows, linear.columns});
+  }
+  for (const std::string& module : linear_modules(checkpoint))
+    if (checkpoint.in_text_model(module) && !quantized.contains(module))
+      model.linears.push_back({checkpoint.name_in_part(module), std::nullopt});
+  return model;
+}
+
+}  // namespace
+
+void judge_plan(Plan& plan, const Checkpoint& checkpoint, const std::vector<std::string>& engines) {
+  const ServedModel model = served_model(plan, checkpoint);
+  for (const EngineModel& engine : engine_models())
+    if (auto findings = judge(engine, model); !findings.empty())
+      plan.findings.emplace(engine.name, std::move(findings));
+  for (const std::string& name : engines)
+    for (const EngineFinding& finding : plan.findings[find_engine(name).name])
+      if (!finding.warning) fail("--for {}: {} {}: {}", name, plan.recipe.name, finding.what, finding.fix);
 }
 
 Detail detail_of(const std::vector<Plan>& plans) {
@@ -94,10 +144,26 @@ void check_rules(const Recipe& recipe, const std::vector<std::string>& modules) 
            rule.sites, modules.empty() ? "" : modules.front());
 }
 
-void choose_layout(Plan& plan, const std::string& layout, KvCacheFormat default_kv_cache) {
+namespace {
+
+bool loses_kv_scales(const EngineModel& engine, const Checkpoint& checkpoint) {
+  const CheckpointPart& part = checkpoint.text_model();
+  const auto model =
+      get_or<std::string>(part.config, "model_type", "", (part.directory / "config.json").string());
+  return std::ranges::any_of(engine.layouts,
+                             [&](const auto& layout) { return layout.second.kv_fails.contains(model); });
+}
+
+}  // namespace
+
+void choose_layout(Plan& plan, const Checkpoint& checkpoint, const LayoutChoice& layout,
+                   KvCacheFormat default_kv_cache) {
   for (const Site& site : plan.sites) add_stored(plan.schemes, site.linear.scheme);
   plan.kv_cache = plan.recipe.kv_cache.value_or(default_kv_cache);
-  // A cache that nobody asked for does not stand in a format's way.
+  // A cache that nobody asked for does not stand in the way of a format, nor of an engine that was asked for.
+  if (!plan.recipe.kv_cache)
+    for (const std::string& name : layout.engines)
+      if (loses_kv_scales(find_engine(name), checkpoint)) plan.kv_cache = KvCacheFormat::none;
   if (!plan.recipe.kv_cache && plan.kv_cache != KvCacheFormat::none &&
       !find_layout(layout, plan.schemes, plan.recipe.name).holds(plan.kv_cache))
     plan.kv_cache = KvCacheFormat::none;
@@ -119,19 +185,6 @@ QuantizedLinear describe_linear(const Checkpoint& checkpoint, const std::string&
         "--skip '{}', or choose another format",
         checkpoint.file_of(info.name).string(), module, columns, scheme.block, codec_name(scheme.weight),
         module);
-  if (scheme.weight == Codec::int4 && (rows % 2 != 0 || columns % 8 != 0))
-    fail("{}: tensor '{}.weight' has shape [{}, {}]: int4 needs an even number of rows",
-         checkpoint.file_of(info.name).string(), module, rows, columns);
-  if (scheme.weight == Codec::int4_asym && rows % 8 != 0)
-    fail(
-        "{}: tensor '{}.weight' has {} rows: zero points lie eight rows to a word; leave it out with --skip "
-        "'{}'",
-        checkpoint.file_of(info.name).string(), module, rows, module);
-  if (scheme.stored_like(find_preset("int8_wo").scheme) && columns % 4 != 0)
-    fail(
-        "{}: tensor '{}.weight' has {} columns: int8_wo packs four of them into a word; leave it out with "
-        "--skip '{}'",
-        checkpoint.file_of(info.name).string(), module, columns, module);
   return {module, rows, columns, info.dtype, scheme, standalone};
 }
 
@@ -161,7 +214,7 @@ bool can_fold(const Plan& plan, const nn::DecoderSpec& spec, int64_t layer, cons
   return false;
 }
 
-Plan make_plan(const Model& model, const Recipe& recipe, const std::string& layout,
+Plan make_plan(const Model& model, const Recipe& recipe, const LayoutChoice& layout,
                std::filesystem::path directory, KvCacheFormat default_kv_cache) {
   const Checkpoint& checkpoint = model.checkpoint();
   const ModelSpec& spec = model.spec();
@@ -222,7 +275,7 @@ Plan make_plan(const Model& model, const Recipe& recipe, const std::string& layo
     fail("the recipe matches no linear of this model ({}); the linears are named like '{}'",
          describe_rules(recipe), model.names().module(spec, 0, nn::linears(spec.decoder, 0).front()));
   check_rules(recipe, modules);
-  choose_layout(plan, layout, default_kv_cache);
+  choose_layout(plan, checkpoint, layout, default_kv_cache);
   AddedTensors added;
   if (needs_calibration(plan.kv_cache) &&
       std::ranges::any_of(plan.sites, [](const Site& site) { return site.linear.scheme.rotated; }))
@@ -246,10 +299,16 @@ Plan make_plan(const Model& model, const Recipe& recipe, const std::string& layo
     }
   plan_tensors(plan, checkpoint, added);
   plan.summary = summarize(plan, model);
+  judge_plan(plan, checkpoint, layout.engines);
   return plan;
 }
 
 void plan_tensors(Plan& plan, const Checkpoint& checkpoint, const AddedTensors& added) {
+  for (const Site& site : plan.sites)
+    if (const std::string misfit = plan.layout->misfit(site.linear); !misfit.empty())
+      fail("{}: tensor '{}.weight' has {}; leave it out with --skip '{}', or choose another layout",
+           checkpoint.file_of(site.linear.module + ".weight").string(), site.linear.module, misfit,
+           site.linear.module);
   std::unordered_map<std::string, std::vector<size_t>> sites_in;  // tensor of the files → sites
   for (size_t i = 0; i < plan.sites.size(); ++i)
     sites_in[checkpoint.stored_in(plan.sites[i].linear.module + ".weight")].push_back(i);
@@ -295,7 +354,7 @@ std::string describe_schemes(const Plan& plan) {
 }  // namespace
 
 std::string describe_plan(const Plan& plan) {
-  const auto engines = plan.layout->engines(plan.schemes, plan.kv_cache);
+  const auto engines = plan.readers();
   double weights = 0, bits = 0;
   for (const Site& site : plan.sites) {
     const auto count = static_cast<double>(site.linear.rows * site.linear.columns);

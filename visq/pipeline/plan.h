@@ -6,6 +6,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "visq/export/engines.h"
 #include "visq/export/layout.h"
 #include "visq/families/model.h"
 #include "visq/quant/recipe.h"
@@ -33,6 +34,9 @@ struct Plan {
   std::vector<std::vector<size_t>> groups;
   int64_t layers = 0;  ///< decoder layers of the model
   ExportSummary summary;
+  /// What stands in the way of engines, by their names; not there: nothing that is known.
+  std::map<std::string, std::vector<EngineFinding>> findings;
+  std::vector<std::string> readers() const;  ///< engines that would load the output
   /// Everything that is written, in source order; of a checkpoint of several parts: the text model's.
   std::vector<PlannedTensor> tensors;
   uint64_t source_bytes = 0, output_bytes = 0;  ///< of all tensors
@@ -44,26 +48,30 @@ struct Plan {
   Detail detail() const;  ///< that its schemes need of statistics
 
  private:
-  friend Plan make_plan(const Model&, const Recipe&, const std::string&, std::filesystem::path,
+  friend Plan make_plan(const Model&, const Recipe&, const LayoutChoice&, std::filesystem::path,
                         KvCacheFormat);
   std::map<std::pair<int64_t, nn::LinearId>, size_t> site_index_;  // layer, linear → index into sites
 };
 
 Detail detail_of(const std::vector<Plan>& plans);  ///< that all of them need
 
-/// @param layout            a layout's name, or "auto"
 /// @param default_kv_cache  where the recipe says nothing and the layout can store it
 /// @throws Error when the recipe or one of its rules matches nothing, splits a fused group (q/k/v, gate/up)
 /// or
 ///         the experts of a layer, or a width is not divisible by the format's block (names the tensor); when
 ///         no layout holds what comes of it
-Plan make_plan(const Model& model, const Recipe& recipe, const std::string& layout,
+Plan make_plan(const Model& model, const Recipe& recipe, const LayoutChoice& layout,
                std::filesystem::path directory, KvCacheFormat default_kv_cache = KvCacheFormat::none);
 
 /// Refuses rules that some file says (Rule::origin) and that match none of these modules.
 void check_rules(const Recipe& recipe, const std::vector<std::string>& modules);
 /// Fills in what follows from recipe and sites: schemes, layout, KV cache.
-void choose_layout(Plan& plan, const std::string& layout, KvCacheFormat default_kv_cache);
+void choose_layout(Plan& plan, const Checkpoint& checkpoint, const LayoutChoice& layout,
+                   KvCacheFormat default_kv_cache);
+
+/// Runs the engine models on the plan. @param checkpoint  the original
+/// @throws Error when one of the engines that are asked for would not load the output, or not as what it is
+void judge_plan(Plan& plan, const Checkpoint& checkpoint, const std::vector<std::string>& engines);
 
 /// Whether the smoothing scale of a group can be folded exactly into what produces its input.
 /// q/k/v and gate/up: the norm before them, when all that reads it is quantized and smoothed alike; o: the
@@ -81,7 +89,10 @@ QuantizedKvCache kv_cache_of(const Model& model, int64_t layer, KvCacheFormat fo
 
 /// By the name of a tensor of the files: what is written behind it, or behind what takes its place.
 using AddedTensors = std::unordered_map<std::string, std::vector<PlannedTensor>>;
+/// What configurations have to say of a plan, with the names that both naming generations have.
+ExportSummary summarize(const Plan& plan, const Model& model);
 /// Lists all that is written, the sites' tensors in place of their weights, and how much that is.
+/// @throws Error naming the tensor when the layout cannot hold a linear of its shape
 void plan_tensors(Plan& plan, const Checkpoint& checkpoint, const AddedTensors& added = {});
 
 /// "quantize '*', skip '*down_proj'": the rules of a recipe, for errors.

@@ -217,11 +217,13 @@ void calibrate_and_quantize(std::vector<Output>& outputs, const Model& model, co
   result.image_tokens = calibration.image_tokens();
   std::optional<ModalitySensitivity> sensitivity;
   if (std::ranges::any_of(outputs, asks_for_sensitivity) && result.image_tokens > 0) {
-    if (!has_answers_to_images(*options.calibration))
-      fail("{}: no sample has an image and an answer (a last turn of the assistant), which {} needs",
-           options.calibration->data.string(), kAutoWeight);
     const auto measuring = Clock::now();
     sensitivity = modality_sensitivity(model, *options.calibration);
+    if (!sensitivity)
+      fail(
+          "{}: no sample of at most {} tokens has an image and an answer (a last turn of the assistant), "
+          "which {} needs",
+          options.calibration->data.string(), options.calibration->max_tokens, kAutoWeight);
     result.calibration_seconds += seconds_since(measuring);
   }
   const auto run = [&](int64_t layer) { return calibration.run_layer(model.load_layer(layer), detail); };
@@ -268,6 +270,29 @@ void write_side_files(Output& output, const Checkpoint& checkpoint) {
     output.writer->write_file(folder / name, json_text(content, 2) + "\n");
 }
 
+// Of an engine that loads the model, and takes some of its linears for what they are not.
+void warn_of(const std::string& name, const std::vector<EngineFinding>& findings, const Plan& plan) {
+  const auto of_linear = [](const EngineFinding& finding) { return !finding.linear.empty(); };
+  const auto first = std::ranges::find_if(findings, of_linear);
+  const bool refused = std::ranges::any_of(
+      findings, [&](const EngineFinding& finding) { return !finding.warning && !of_linear(finding); });
+  if (first == findings.end() || refused) return;  // what is not loaded is not loaded wrongly
+  const auto more = std::ranges::count_if(findings, of_linear) - 1;
+  log_warning(visq::format("{}: {} would load it wrongly: {}: {}{}", plan.recipe.name, name, first->what,
+                           first->fix, more > 0 ? visq::format(" (and {} more)", more) : ""));
+}
+
+void warn_of_readers(const Plan& plan) {
+  if (plan.layout->engines(plan.schemes).empty())
+    log_warning(visq::format("no engine reads {} in the {} layout (--layout auto picks one that is read)",
+                             plan.recipe.name, plan.layout->name()));
+  else if (plan.layout->engines(plan.schemes, plan.kv_cache).empty())
+    log_warning(visq::format("no engine reads {} with a KV cache of {} in the {} layout", plan.recipe.name,
+                             kv_cache_name(plan.kv_cache), plan.layout->name()));
+  else
+    for (const auto& [engine, findings] : plan.findings) warn_of(engine, findings, plan);
+}
+
 // Outputs first: an existing directory or a full disk is found out before the long work.
 std::vector<Output> open_outputs(const Checkpoint& checkpoint, const std::vector<Plan>& plans,
                                  const QuantizeOptions& options) {
@@ -284,12 +309,7 @@ std::vector<Output> open_outputs(const Checkpoint& checkpoint, const std::vector
     output.result.source_bytes = plan.source_bytes;
     output.result.output_bytes = plan.output_bytes;
     output.result.linears = plan.sites.size();
-    if (plan.layout->engines(plan.schemes).empty())
-      log_warning(visq::format("no engine reads {} in the {} layout (--layout auto picks one that is read)",
-                               plan.recipe.name, plan.layout->name()));
-    else if (plan.layout->engines(plan.schemes, plan.kv_cache).empty())
-      log_warning(visq::format("no engine reads {} with a KV cache of {} in the {} layout", plan.recipe.name,
-                               kv_cache_name(plan.kv_cache), plan.layout->name()));
+    if (!options.is_intermediate) warn_of_readers(plan);
     outputs.push_back(std::move(output));
   }
   return outputs;
@@ -415,7 +435,7 @@ QuantizeResult quantize(const Model& model, const std::vector<Plan>& plans, cons
   const ParentFolder parent(options.out);
   std::vector<Output> outputs = open_outputs(model.checkpoint(), plans, options);
   for (Output& output : outputs) output.rewritten = merged_tensors(output.plan, model);
-  if (const AdapterSpec* const merged = model.merged_adapter()) result.merged_adapter = merged->name;
+  result.merged_adapter = model.merged_adapter_name();
   if (!options.statistics.empty())
     quantize_from_statistics(outputs, model, options, detail_of(plans), result);
   else if (options.calibration)

@@ -15,7 +15,7 @@ struct QuantizeOptions {
   std::filesystem::path checkpoint;
   std::vector<Recipe> recipes;  ///< one output each; their names differ
   std::filesystem::path out;    ///< one recipe: the directory itself; several: its parent
-  std::string layout = "auto";
+  LayoutChoice layout = "auto";
   /// In place of the recipes'. Empty, and none in the recipe: fp8, but none where there are no data and no
   /// recipe needs any.
   std::optional<KvCacheFormat> kv_cache;
@@ -30,6 +30,7 @@ struct QuantizeOptions {
   std::optional<at::ScalarType>
       compute_dtype;  ///< of the calibration pass; empty: float32 on a CPU, the checkpoint's on a GPU
   bool force = false, dry_run = false;
+  bool is_intermediate = false;  ///< the outputs are converted (quantize_to_format.h): no engine reads them
   Json mix;  ///< what a search for mixed precision has found (mixed_precision.h), for the report; null: none
   uint64_t max_shard_bytes = 5'000'000'000;
 };

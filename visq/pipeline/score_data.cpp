@@ -2,26 +2,19 @@
 
 #include <ATen/ATen.h>
 
-#include "visq/core/error.h"
 #include "visq/core/process.h"
 
 namespace visq {
 
-ScoreData::ScoreData(const Model& model, const CalibrationOptions& options, int64_t max_samples,
-                     int64_t max_rows) {
-  std::vector<Sample> data = read_samples(options.data, options.max_samples);
-  std::erase_if(data, [](const Sample& sample) { return !sample.answer; });
-  if (data.empty())
-    fail(
-        "{}: no sample has an answer (a last turn of the assistant), and scores are of what answers are like",
-        options.data.string());
-  const auto available = static_cast<int64_t>(data.size()), wanted = std::min(max_samples, available);
+ScoreData::ScoreData(const Model& model, const std::vector<Sample>& answered, int64_t max_tokens,
+                     int64_t max_samples, int64_t max_rows) {
+  const auto available = static_cast<int64_t>(answered.size()), wanted = std::min(max_samples, available);
   std::vector<EncodedSample> waiting;
   int64_t rows = 0;
   for (int64_t i = 0; i < wanted; ++i) {
     check_interrupt();
-    EncodedSample encoded = model.encode(data[static_cast<size_t>(i * available / wanted)], true);
-    if (static_cast<int64_t>(encoded.ids.size()) > options.max_tokens) continue;
+    EncodedSample encoded = model.encode(answered[static_cast<size_t>(i * available / wanted)], true);
+    if (static_cast<int64_t>(encoded.ids.size()) > max_tokens) continue;
     if (!waiting.empty() && rows + model.rows_of(encoded) > max_rows) {
       add_part(model, waiting);
       waiting.clear();
@@ -32,15 +25,6 @@ ScoreData::ScoreData(const Model& model, const CalibrationOptions& options, int6
     ++samples;
   }
   if (!waiting.empty()) add_part(model, waiting);
-  if (samples == 0)
-    fail("{}: every sample to be scored is longer than {} tokens; raise --seq-len", options.data.string(),
-         options.max_tokens);
-  if (image_tokens == 0 && !options.text_only)
-    fail(
-        "{}: none of the {} samples to be scored has an image; add samples with images, raise "
-        "--score-samples, "
-        "or say --text-only",
-        options.data.string(), samples);
 }
 
 void ScoreData::add_part(const Model& model, const std::vector<EncodedSample>& encoded) {

@@ -14,17 +14,6 @@ namespace {
 
 constexpr int64_t kVersion = 1;
 
-std::string merged_adapter(const Model& model) {
-  const AdapterSpec* const merged = model.merged_adapter();
-  return merged == nullptr ? "" : merged->name;
-}
-
-int64_t read_count(const Json& json, const std::string& key, const std::string& origin) {
-  const auto value = require<int64_t>(json, key, origin);
-  if (value < 0 || value > int64_t{1} << 40) fail("{}: '{}' is {}", origin, key, value);
-  return value;
-}
-
 double read_score(const Json& json, const std::string& key, const std::string& origin) {
   const auto value = require<double>(json, key, origin);
   if (!(value >= 0 && std::isfinite(value))) fail("{}: '{}' is {}, no divergence", origin, key, value);
@@ -42,11 +31,11 @@ using Entries = std::map<std::tuple<int64_t, std::string, std::string>, Entry>;
 Entries read_units(const Json& json, const std::string& origin) {
   Entries entries;
   for (const Json& unit : require<std::vector<Json>>(json, "units", origin)) {
-    const int64_t layer = read_count(unit, "layer", origin);
+    const int64_t layer = require_count(unit, "layer", origin);
     const auto name = require<std::string>(unit, "unit", origin);
     for (const Json& choice : require<std::vector<Json>>(unit, "choices", origin)) {
       const auto format = require<std::string>(choice, "format", origin);
-      const Entry entry{read_count(choice, "bytes", origin),
+      const Entry entry{require_count(choice, "bytes", origin),
                         {read_score(choice, "kl", origin), read_score(choice, "kl_alone", origin)}};
       if (!entries.emplace(std::tuple{layer, name, format}, entry).second)
         fail("{}: 'units' has {} of layer {} in {} twice", origin, name, layer, format);
@@ -80,7 +69,7 @@ void save_scores(const std::filesystem::path& file, const Model& model, const Se
   Json json = {{"scores_version", kVersion},
                {"visq_version", VISQ_VERSION},
                {"fingerprint", fingerprint(model.checkpoint())},
-               {"merged_adapter", merged_adapter(model)},
+               {"merged_adapter", model.merged_adapter_name()},
                {"layout", space.layout->name()},
                {"score", score_kind_name(scores.kind)},
                {"samples", scores.samples},
@@ -116,7 +105,7 @@ Scores load_scores(const std::filesystem::path& file, const Model& model, const 
     fail("{}: scores of version {}, but this program reads version {}: score again", origin, version,
          kVersion);
   if (require<std::string>(json, "fingerprint", origin) != fingerprint(model.checkpoint()) ||
-      require<std::string>(json, "merged_adapter", origin) != merged_adapter(model))
+      require<std::string>(json, "merged_adapter", origin) != model.merged_adapter_name())
     fail("{}: scores of another model than {}, or of one with another adapter in its weights: score again",
          origin, model.checkpoint().directory().string());
   if (const auto layout = require<std::string>(json, "layout", origin); layout != space.layout->name())
@@ -126,10 +115,10 @@ Scores load_scores(const std::filesystem::path& file, const Model& model, const 
 
   Scores scores;
   scores.kind = parse_score_kind(require<std::string>(json, "score", origin));
-  scores.samples = read_count(json, "samples", origin);
-  scores.text_tokens = read_count(json, "text_tokens", origin);
-  scores.image_tokens = read_count(json, "image_tokens", origin);
-  scores.answer_tokens = read_count(json, "answer_tokens", origin);
+  scores.samples = require_count(json, "samples", origin);
+  scores.text_tokens = require_count(json, "text_tokens", origin);
+  scores.image_tokens = require_count(json, "image_tokens", origin);
+  scores.answer_tokens = require_count(json, "answer_tokens", origin);
   const Entries entries = read_units(json, origin);
   for (const Unit& unit : space.units) {
     scores.of.emplace_back();

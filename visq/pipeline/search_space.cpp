@@ -141,12 +141,12 @@ SearchSpace make_search_space(const Model& model, const QuantizeOptions& options
     for (const Scheme& scheme : plan.schemes) add_stored(schemes, scheme);
   const std::string names = names_of(space.formats);
   space.layout = &find_layout(options.layout, schemes, "--format " + names);
-  if (options.layout == "auto" && space.layout->engines(schemes).empty())
+  if (options.layout.layout == "auto" && space.layout->engines(schemes).empty())
     fail(
         "--format {}: no engine reads these beside each other (docs/recipes.md says which they do); "
         "--layout {} writes them all the same",
         names, space.layout->name());
-  in_layout.layout = space.layout->name();
+  in_layout.layout.layout = space.layout->name();
   if (std::ranges::all_of(space.plans, [](const Plan& plan) { return plan.kv_cache == KvCacheFormat::none; }))
     in_layout.kv_cache = KvCacheFormat::none;
   space.plans = make_plans(model, in_layout);

@@ -26,6 +26,30 @@ bool needs_calibration(const SearchSpace& space) {
   });
 }
 
+ScoreData read_score_data(const Model& model, const ScoreOptions& options) {
+  const CalibrationOptions& calibration = options.calibration;
+  std::vector<Sample> samples = read_samples(calibration.data, calibration.max_samples);
+  std::erase_if(samples, [](const Sample& sample) { return !sample.answer; });
+  if (samples.empty())
+    fail(
+        "{}: no sample has an answer (a last turn of the assistant), and scores are of what answers are like",
+        calibration.data.string());
+  // Gradients cannot flow through what inference mode has made.
+  const c10::InferenceMode normal(false);
+  const c10::NoGradGuard no_gradients;
+  ScoreData data(model, samples, calibration.max_tokens, options.samples,
+                 options.kind == ScoreKind::fisher ? 1 : kPartRows);
+  if (data.samples == 0)
+    fail("{}: every sample to be scored is longer than {} tokens; raise --seq-len", calibration.data.string(),
+         calibration.max_tokens);
+  if (data.image_tokens == 0 && !calibration.text_only)
+    fail(
+        "{}: none of the {} samples to be scored has an image; add samples with images, raise "
+        "--score-samples, or say --text-only",
+        calibration.data.string(), data.samples);
+  return data;
+}
+
 /// Changes rows of what makes a linear's outputs: its weight and its low-rank part.
 void change_rows(nn::Linear& linear, const nn::RowRange& range,
                  const std::function<at::Tensor(const at::Tensor&)>& change) {
@@ -163,15 +187,7 @@ Scores measure_scores(const Model& model, const SearchSpace& space, const ScoreO
   Scores scores;
   scores.kind = options.kind;
   for (const Unit& unit : space.units) scores.of.emplace_back(unit.choices.size());
-  const bool fisher = options.kind == ScoreKind::fisher;
-  std::optional<ScoreData> made;
-  {
-    // Gradients cannot flow through what inference mode has made.
-    const c10::InferenceMode normal(false);
-    const c10::NoGradGuard no_gradients;
-    made.emplace(model, options.calibration, options.samples, fisher ? 1 : kPartRows);
-  }
-  ScoreData& data = *made;
+  ScoreData data = read_score_data(model, options);
   scores.samples = data.samples;
   scores.text_tokens = data.text_tokens;
   scores.image_tokens = data.image_tokens;
@@ -181,7 +197,7 @@ Scores measure_scores(const Model& model, const SearchSpace& space, const ScoreO
   std::optional<Calibration> calibration;
   if (needs_calibration(space)) calibration.emplace(model, options.calibration);
   const std::unique_ptr<Scorer> scorer =
-      fisher ? fisher_scorer(model, data, scores) : kl_scorer(model, data, scores);
+      options.kind == ScoreKind::fisher ? fisher_scorer(model, data, scores) : kl_scorer(model, data, scores);
   const VariantMaker maker(model, space);
   const int64_t layers = model.spec().decoder.layers;
   Progress progress("scoring formats", layers);

@@ -42,13 +42,13 @@ PackedTensor pack(const Scheme& scheme, const at::Tensor& weight, float group_am
                   at::ScalarType scale_dtype) {
   switch (scheme.weight) {
     case Codec::fp8_e4m3:
-      return pack_fp8(weight, group_amax);
+      return pack_fp8(weight, group_amax, scale_dtype);
     case Codec::fp8_rows:
       return pack_fp8_rows(weight, scale_dtype);
     case Codec::fp8_blocks:
-      return pack_fp8_blocks(weight);
+      return pack_fp8_blocks(weight, scale_dtype);
     case Codec::int8:
-      return pack_int8(weight, scale_dtype);
+      return pack_int8(weight, scale_dtype, scheme.block);
     case Codec::int4:
       return pack_int4(weight, scheme.block, scale_dtype);
     case Codec::int4_asym:
@@ -485,7 +485,9 @@ std::vector<SolvedLinear> pack_together(const Plan& plan, const Checkpoint& chec
     if (by_output)
       low_rank[i] = refit_low_rank(low_rank[i], weights[i], dequantize(linear.weight), low_rank_gram);
     linear.low_rank = std::move(low_rank[i]);
-    if (input_scale) linear.input_scale = rounded(*input_scale, scale_dtype);
+    if (input_scale)
+      linear.input_scale =
+          rounded(*input_scale, plan.layout->input_scale_dtype(scheme, sites[i]->linear.source_dtype));
     if (scheme.fp8_second_stage)
       dequantized_amax = std::max(dequantized_amax, absolute_maximum(dequantize(linear.weight)));
     packed.emplace_back(sites[i], std::move(linear));

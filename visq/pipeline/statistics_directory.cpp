@@ -55,12 +55,6 @@ Json manifest_json(const StatisticsManifest& manifest) {
   return json;
 }
 
-int64_t read_count(const Json& json, const std::string& key, const std::string& origin) {
-  const auto value = require<int64_t>(json, key, origin);
-  if (value < 0 || value > int64_t{1} << 40) fail("{}: '{}' is {}", origin, key, value);
-  return value;
-}
-
 double read_sensitivity(const Json& json, const std::string& key, const std::string& origin) {
   const auto value = json.is_object() ? require<double>(json, key, origin) : -1;
   if (!(value >= 0 && value < 1e12)) fail("{}: 'modality_sensitivity' is {}", origin, json_excerpt(json));
@@ -93,10 +87,10 @@ StatisticsManifest read_manifest(const fs::path& directory) {
   manifest.image_profile = require<std::string>(json, "image_profile", origin);
   manifest.compute_dtype = require<std::string>(json, "compute_dtype", origin);
   manifest.gram = require<bool>(json, "gram", origin);
-  manifest.samples = read_count(json, "samples", origin);
-  manifest.samples_left_out = read_count(json, "samples_left_out", origin);
-  manifest.text_tokens = read_count(json, "text_tokens", origin);
-  manifest.image_tokens = read_count(json, "image_tokens", origin);
+  manifest.samples = require_count(json, "samples", origin);
+  manifest.samples_left_out = require_count(json, "samples_left_out", origin);
+  manifest.text_tokens = require_count(json, "text_tokens", origin);
+  manifest.image_tokens = require_count(json, "image_tokens", origin);
   if (const Json& sensitivity = json.value("modality_sensitivity", Json()); !sensitivity.is_null())
     manifest.sensitivity = {read_sensitivity(sensitivity, "text", origin),
                             read_sensitivity(sensitivity, "image", origin)};
@@ -111,11 +105,6 @@ std::vector<LayerShape> layer_shapes(const nn::DecoderSpec& spec) {
   std::vector<LayerShape> shapes;
   for (int64_t layer = 0; layer < spec.layers; ++layer) shapes.push_back(layer_shape(spec, layer));
   return shapes;
-}
-
-std::string merged_adapter(const Model& model) {
-  const AdapterSpec* const merged = model.merged_adapter();
-  return merged == nullptr ? "" : merged->name;
 }
 
 /// For people: "Qwen2.5-VL-7B (qwen2_5_vl, 3f2a91c0)".
@@ -192,7 +181,7 @@ void StatisticsDirectory::check_model(const Model& model) const {
   if (const std::string own = fingerprint(model.checkpoint()); own != manifest_.fingerprint)
     fail("{}: statistics of another model: of {}, not of {}", directory_.string(), describe(manifest_),
          describe(name_of(model.checkpoint().directory()), model.spec().family, own));
-  if (const std::string merged = merged_adapter(model); merged != manifest_.merged_adapter)
+  if (const std::string merged = model.merged_adapter_name(); merged != manifest_.merged_adapter)
     fail(
         "{}: made with {} in the weights, but this run has {}: say --merge-vision-adapter both times or "
         "never",
@@ -241,7 +230,7 @@ StatisticsResult calibrate(const Model& model, const CalibrateOptions& options) 
   manifest.family = model.spec().family;
   manifest.model = name_of(model.checkpoint().directory());
   manifest.fingerprint = fingerprint(model.checkpoint());
-  manifest.merged_adapter = merged_adapter(model);
+  manifest.merged_adapter = model.merged_adapter_name();
   manifest.image_profile = options.image_profile;
   manifest.compute_dtype = safetensors_dtype(model.dtype());
   manifest.gram = options.with_gram;
@@ -249,8 +238,7 @@ StatisticsResult calibrate(const Model& model, const CalibrateOptions& options) 
   manifest.samples_left_out = calibration.left_out();
   manifest.text_tokens = calibration.text_tokens();
   manifest.image_tokens = calibration.image_tokens();
-  if (manifest.image_tokens > 0 && has_answers_to_images(options.calibration))
-    manifest.sensitivity = modality_sensitivity(model, options.calibration);
+  if (manifest.image_tokens > 0) manifest.sensitivity = modality_sensitivity(model, options.calibration);
   manifest.layers = layer_shapes(model.spec().decoder);
   writer.require_space(manifest);
   const auto layers = static_cast<int64_t>(manifest.layers.size());

@@ -20,7 +20,8 @@ struct StatisticsManifest {
   std::string image_profile, compute_dtype;  ///< of the forward pass: "tv", "F32"
   bool gram = true;                          ///< Gram matrices are there too
   int64_t samples = 0, samples_left_out = 0, text_tokens = 0, image_tokens = 0;
-  std::optional<ModalitySensitivity> sensitivity;  ///< empty: no sample had an image and an answer
+  std::optional<ModalitySensitivity>
+      sensitivity;  ///< empty: no sample had an image and an answer, and was short enough
   std::vector<LayerShape> layers;
 };
 

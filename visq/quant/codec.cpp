@@ -107,9 +107,10 @@ float absolute_maximum(const at::Tensor& weight) {
   return amax;
 }
 
-PackedTensor pack_fp8(const at::Tensor& weight, std::optional<float> amax) {
+PackedTensor pack_fp8(const at::Tensor& weight, std::optional<float> amax, at::ScalarType scale_dtype) {
   const at::Tensor w = checked_matrix(weight);
-  const float scale = scale_for(checked_amax(w, amax), kFp8Max, at::kFloat);
+  check_scale_dtype(scale_dtype);
+  const float scale = scale_for(checked_amax(w, amax), kFp8Max, scale_dtype);
   return {.codec = Codec::fp8_e4m3,
           .rows = w.size(0),
           .columns = w.size(1),
@@ -127,18 +128,21 @@ PackedTensor pack_fp8_rows(const at::Tensor& weight, at::ScalarType scale_dtype)
   return packed;
 }
 
-PackedTensor pack_fp8_blocks(const at::Tensor& weight) {
+PackedTensor pack_fp8_blocks(const at::Tensor& weight, at::ScalarType scale_dtype) {
   const at::Tensor w = checked_matrix(weight);
-  PackedTensor packed = pack_fp8_in(Codec::fp8_blocks, w, kFp8Block, kFp8Block, at::kFloat);
+  check_scale_dtype(scale_dtype);
+  PackedTensor packed = pack_fp8_in(Codec::fp8_blocks, w, kFp8Block, kFp8Block, scale_dtype);
   packed.block = kFp8Block;
   return packed;
 }
 
-PackedTensor pack_int8(const at::Tensor& weight, at::ScalarType scale_dtype) {
+PackedTensor pack_int8(const at::Tensor& weight, at::ScalarType scale_dtype, int64_t block) {
   const at::Tensor w = checked_matrix(weight);
   check_scale_dtype(scale_dtype);
-  PackedTensor packed = pack_int(Codec::int8, w, w.size(1), 127, scale_dtype);
-  packed.scale = packed.scale.view({w.size(0)});
+  if (block > 0) check_block(w, block);
+  PackedTensor packed = pack_int(Codec::int8, w, block > 0 ? block : w.size(1), 127, scale_dtype);
+  packed.block = block;
+  if (block == 0) packed.scale = packed.scale.view({w.size(0)});
   return packed;
 }
 
@@ -243,6 +247,31 @@ at::Tensor int4_from_words(const at::Tensor& words) {
   return codecs_for(words).int4_from_words(checked_codes(words, at::kInt, 1, 1));
 }
 
+namespace {
+// Exchanges the bits of `mask` with those `shift` bits above them; twice gives the same words again.
+at::Tensor exchange_bits(const at::Tensor& words, int64_t shift, int64_t mask) {
+  const at::Tensor differing = words.bitwise_xor(words.bitwise_right_shift(shift)).bitwise_and_(mask);
+  return words.bitwise_xor(differing).bitwise_xor_(differing.bitwise_left_shift(shift));
+}
+
+constexpr int64_t kInnerNibbles = 0x00F000F0, kInnerBytes = 0x0000FF00;
+
+const at::Tensor& checked_words(const at::Tensor& words) {
+  if (words.scalar_type() != at::kInt)
+    fail("cannot re-arrange the nibbles of {}: give int32 words", c10::toString(words.scalar_type()));
+  return words;
+}
+}  // namespace
+
+// 01234567 → 02134657 → 02461357
+at::Tensor words_to_awq_order(const at::Tensor& words) {
+  return exchange_bits(exchange_bits(checked_words(words), 4, kInnerNibbles), 8, kInnerBytes);
+}
+
+at::Tensor words_from_awq_order(const at::Tensor& words) {
+  return exchange_bits(exchange_bits(checked_words(words), 8, kInnerBytes), 4, kInnerNibbles);
+}
+
 // The offset is the sign bit, turned over.
 at::Tensor int8_to_words(const at::Tensor& codes) {
   return checked_codes(codes, at::kChar, 1, 4).bitwise_xor(-128).view(at::kInt);
@@ -258,6 +287,10 @@ at::Tensor simulate_fp8(const at::Tensor& x, float scale) {
 
 at::Tensor simulate_fp8_tokens(const at::Tensor& x) {
   return codecs_for(x).simulate_fp8_tokens(checked_activation(x, /*scale=*/1.0f));
+}
+
+at::Tensor simulate_int8_tokens(const at::Tensor& x) {
+  return codecs_for(x).simulate_int8_tokens(checked_activation(x, /*scale=*/1.0f));
 }
 
 at::Tensor simulate_int8(const at::Tensor& x, float scale) {

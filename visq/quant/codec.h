@@ -15,17 +15,18 @@ namespace visq {
 struct PackedTensor {
   Codec codec = Codec::fp8_e4m3;
   int64_t rows = 0, columns = 0;
-  int64_t block = 0;  ///< int4, nf4, nvfp4, MX: columns that share a scale; fp8_blocks: rows and columns
+  int64_t block = 0;  ///< columns that share a scale; fp8_blocks: rows and columns; 0: one a row or matrix
   at::Tensor codes;   ///< fp8: float8_e4m3fn [rows, columns]; int8: int8 [rows, columns];
                       ///< int4, int4_asym: int8 [rows, columns], −8…7;
                       ///< nf4: uint8 [rows, columns/2], even column in the high nibble;
                       ///< nvfp4, mxfp4: uint8 [rows, columns/2], even column in the low nibble;
                       ///< mxfp6: uint8 [rows, columns/4 · 3], four columns in 24 bits, little-endian, the
                       ///< first in the lowest; mxfp8: as fp8; mxint8: as int8
-  at::Tensor scale;   ///< fp8_e4m3: f32 []; fp8_rows, int8: f32 [rows]; int4, int4_asym: f32 [rows,
-                     ///< columns/block]; fp8_blocks: f32 [⌈rows/128⌉, ⌈columns/128⌉]; nvfp4: float8_e4m3fn
-                     ///< [rows, columns/block]; MX: uint8 [rows, columns/32], the exponent of two plus 127
-                     ///< (E8M0), 255 for NaN; nf4: uint8 [rows, columns/64], codes of nf4_scale_levels()
+  at::Tensor scale;   ///< fp8_e4m3: f32 []; fp8_rows, int8: f32 [rows]; int8 with a block, int4,
+                      ///< int4_asym: f32 [rows, columns/block], without one [rows, 1]; fp8_blocks: f32
+  ///< [⌈rows/128⌉, ⌈columns/128⌉]; nvfp4: float8_e4m3fn [rows, columns/block]; MX: uint8
+  ///< [rows, columns/32], the exponent of two plus 127 (E8M0), 255 for NaN; nf4: uint8
+  ///< [rows, columns/64], codes of nf4_scale_levels()
   at::Tensor scale_2;  ///< nvfp4: f32 []; nf4: f32 [⌈rows · columns/64 / 256⌉], of scales in their order
   at::Tensor zero_point;  ///< int4_asym: int8 [rows, columns/block], −8…7; nf4: f32 [], the scales' mean
 };
@@ -41,7 +42,9 @@ float absolute_maximum(const at::Tensor& weight);
 /// E4M3 with one scale amax/448; codes = nearest(w / scale) in one rounding (spec/quantization.md §5.1 names
 /// the double rounding that we do not repeat). A tensor of zeros gets scale 1.
 /// @param amax  largest |w| to represent, larger ones saturate; from `weight` when absent
-PackedTensor pack_fp8(const at::Tensor& weight, std::optional<float> amax = std::nullopt);
+/// @param scale_dtype  as for pack_int8; codes saturate where the scale was rounded down
+PackedTensor pack_fp8(const at::Tensor& weight, std::optional<float> amax = std::nullopt,
+                      at::ScalarType scale_dtype = at::kFloat);
 
 /// E4M3 with one scale amax/448 per row, codes in one rounding (spec/quantization.md §5.2). Zero rows:
 /// scale 1.
@@ -50,14 +53,17 @@ PackedTensor pack_fp8_rows(const at::Tensor& weight, at::ScalarType scale_dtype 
 
 /// E4M3 with one scale amax/448 per block of 128 × 128, those at the lower and right edge smaller; codes in
 /// one rounding (spec/quantization.md §5.3). Zero blocks: scale 1.
-PackedTensor pack_fp8_blocks(const at::Tensor& weight);
+/// @param scale_dtype  as for pack_fp8
+PackedTensor pack_fp8_blocks(const at::Tensor& weight, at::ScalarType scale_dtype = at::kFloat);
 
-/// One scale amax/127 per row, round half to even, clamped to [−128, 127] (spec/quantization.md §5.4). Zero
-/// rows: scale 1.
+/// One scale amax/127 per row, or per block of one, round half to even, clamped to [−128, 127]
+/// (spec/quantization.md §5.4). Zero rows and blocks: scale 1.
 /// @param scale_dtype  scales are rounded to this dtype (and kept in its positive range) before the codes are
 /// computed,
 ///                     so that a layout may store it
-PackedTensor pack_int8(const at::Tensor& weight, at::ScalarType scale_dtype = at::kFloat);
+/// @param block  columns of a block; 0: one scale a row
+/// @throws Error when `block` does not divide the columns
+PackedTensor pack_int8(const at::Tensor& weight, at::ScalarType scale_dtype = at::kFloat, int64_t block = 0);
 
 /// One scale amax/7 per block of a row, round half to even, clamped to [−8, 7] (spec/quantization.md §5.8).
 /// Zero blocks: scale 1.
@@ -110,6 +116,10 @@ at::Tensor int4_from_row_pairs(const at::Tensor& bytes);
 /// (compressed-tensors), and back.
 at::Tensor int4_to_words(const at::Tensor& codes);
 at::Tensor int4_from_words(const at::Tensor& words);
+/// Such words in AutoAWQ's order, element i in nibble {0, 4, 1, 5, 2, 6, 3, 7}[i] (spec/export.md §6.1), and
+/// back. int32 of any shape.
+at::Tensor words_to_awq_order(const at::Tensor& words);
+at::Tensor words_from_awq_order(const at::Tensor& words);
 /// int8 codes → four columns a little-endian word, offset by 128: int32 [rows, columns/4]
 /// (compressed-tensors), and back.
 at::Tensor int8_to_words(const at::Tensor& codes);
@@ -128,7 +138,9 @@ at::Tensor simulate_nvfp4(const at::Tensor& x, float scale);
 /// An MX format, elements to nearest, halves to even (spec/quantization.md §3.5). A NaN makes its block NaN;
 /// a block with an infinity gets scale 1. @throws Error when 32 does not divide the columns
 at::Tensor simulate_mx(const at::Tensor& x, Codec codec);
-/// fp8 with a scale of its own for every token: amax/448 of its columns. A NaN makes the whole token NaN.
+/// fp8 and int8 with a scale of its own for every token: amax/448, amax/127 of its columns. A NaN makes the
+/// whole token NaN.
 at::Tensor simulate_fp8_tokens(const at::Tensor& x);
+at::Tensor simulate_int8_tokens(const at::Tensor& x);
 
 }  // namespace visq

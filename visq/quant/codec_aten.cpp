@@ -276,6 +276,13 @@ at::Tensor simulate_int8(const at::Tensor& x, float scale) {
   return (code * step).to(x.scalar_type());
 }
 
+at::Tensor simulate_int8_tokens(const at::Tensor& x) {
+  const at::Tensor wide = x.to(at::kFloat);
+  const at::Tensor step = scales_for(wide.abs().amax(-1, /*keepdim=*/true), 127, at::kFloat);
+  const at::Tensor code = (wide / step).round().clamp(-128.0, 127.0) + constant(x, 0.0);
+  return (code * step).to(x.scalar_type());
+}
+
 at::Tensor simulate_nvfp4(const at::Tensor& x, float scale) {
   const at::Tensor blocks = in_blocks(x, 16);
   const at::Tensor block_scale = nvfp4_scales(blocks.abs().amax(-1), scale).to(at::kFloat);
@@ -345,6 +352,7 @@ const CodecBackend& aten_codecs() {
       .simulate_fp8 = simulate_fp8,
       .simulate_fp8_tokens = simulate_fp8_tokens,
       .simulate_int8 = simulate_int8,
+      .simulate_int8_tokens = simulate_int8_tokens,
       .simulate_nvfp4 = simulate_nvfp4,
       .simulate_mx = simulate_mx,
       .int4_to_row_pairs = int4_to_row_pairs,

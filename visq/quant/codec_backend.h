@@ -56,6 +56,7 @@ struct CodecBackend {
   /// @param x  [..., columns]: one scale for each of the leading indices
   at::Tensor (*simulate_fp8_tokens)(const at::Tensor& x);
   at::Tensor (*simulate_int8)(const at::Tensor& x, float scale);
+  at::Tensor (*simulate_int8_tokens)(const at::Tensor& x);  ///< likewise
   at::Tensor (*simulate_nvfp4)(const at::Tensor& x, float scale);
   at::Tensor (*simulate_mx)(const at::Tensor& x, Codec codec);
 

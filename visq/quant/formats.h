@@ -7,10 +7,10 @@
 namespace visq {
 
 /// A number format, and which values share a scale: fp8_e4m3 all of the matrix, fp8_rows a row, fp8_blocks a
-/// block of 128 × 128, int8 a row, the others a block of a row. int4_asym is int4 with a zero point a block.
-/// nf4 has 16 levels at quantiles of the normal distribution, and scales that are coded themselves. The MX
-/// formats (OCP Microscaling) share a power of two and differ in their elements: mxfp4 E2M1, mxfp6 E3M2,
-/// mxfp8 E4M3, mxint8 integers.
+/// block of 128 × 128, int8 a row or a block of one, the others a block of a row. int4_asym is int4 with a
+/// zero point a block. nf4 has 16 levels at quantiles of the normal distribution, and scales that are coded
+/// themselves. The MX formats (OCP Microscaling) share a power of two and differ in their elements: mxfp4
+/// E2M1, mxfp6 E3M2, mxfp8 E4M3, mxint8 integers.
 enum class Codec {
   fp8_e4m3,
   fp8_rows,

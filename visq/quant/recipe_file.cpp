@@ -21,10 +21,16 @@ const Names<Codec> kWeights = {
     {"int8", Codec::int8},    {"int4", Codec::int4},         {"int4_asym", Codec::int4_asym},
     {"nf4", Codec::nf4},      {"nvfp4", Codec::nvfp4},       {"mxfp4", Codec::mxfp4},
     {"mxfp6", Codec::mxfp6},  {"mxfp8", Codec::mxfp8},       {"mxint8", Codec::mxint8}};
-const Names<InputFormat> kInputs = {
-    {"none", InputFormat::none},   {"fp8", InputFormat::fp8},     {"fp8_tokens", InputFormat::fp8_tokens},
-    {"int8", InputFormat::int8},   {"nvfp4", InputFormat::nvfp4}, {"mxfp4", InputFormat::mxfp4},
-    {"mxfp6", InputFormat::mxfp6}, {"mxfp8", InputFormat::mxfp8}, {"mxint8", InputFormat::mxint8}};
+const Names<InputFormat> kInputs = {{"none", InputFormat::none},
+                                    {"fp8", InputFormat::fp8},
+                                    {"fp8_tokens", InputFormat::fp8_tokens},
+                                    {"int8_tokens", InputFormat::int8_tokens},
+                                    {"int8", InputFormat::int8},
+                                    {"nvfp4", InputFormat::nvfp4},
+                                    {"mxfp4", InputFormat::mxfp4},
+                                    {"mxfp6", InputFormat::mxfp6},
+                                    {"mxfp8", InputFormat::mxfp8},
+                                    {"mxint8", InputFormat::mxint8}};
 const Names<bool> kSecondStages = {{"none", false}, {"fp8", true}};
 const Names<Solver> kSmoothings = {
     {"none", Solver::max}, {"smoothquant", Solver::smoothquant}, {"awq", Solver::awq}};
@@ -76,8 +82,9 @@ std::string contradiction(const Scheme& scheme) {
   const std::string name = name_of(kWeights, codec);
   if (scheme.fp8_second_stage && (codec != Codec::int4 || scheme.input != InputFormat::fp8))
     return "second_stage: fp8 needs weight: int4 and input: fp8";
-  if (default_block(codec) == 0 && scheme.block != 0) return name + " has no blocks";
-  const bool any_block = codec == Codec::int4 || codec == Codec::int4_asym;
+  const bool any_block =
+      codec == Codec::int4 || codec == Codec::int4_asym || (codec == Codec::int8 && scheme.block != 0);
+  if (default_block(codec) == 0 && !any_block && scheme.block != 0) return name + " has no blocks";
   if (any_block && (scheme.block < 16 || scheme.block % 8 != 0))
     return "block: " + name + " needs a multiple of 8, at least 16";
   if (codec == Codec::nvfp4 && scheme.block != 16 && scheme.block != 32)

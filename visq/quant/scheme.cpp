@@ -14,6 +14,8 @@ const char* input_format_name(InputFormat format) {
       return "nvfp4";
     case InputFormat::fp8_tokens:
       return "fp8_e4m3 per token";
+    case InputFormat::int8_tokens:
+      return "int8 per token";
     case InputFormat::mxfp4:
       return "mxfp4";
     case InputFormat::mxfp6:
@@ -60,7 +62,7 @@ const char* low_rank_by_name(LowRankBy by) { return by == LowRankBy::weight ? "w
 
 bool Scheme::stored_like(const Scheme& other) const {
   return weight == other.weight && block == other.block && fp8_second_stage == other.fp8_second_stage &&
-         input == other.input && low_rank == other.low_rank;
+         input == other.input && low_rank == other.low_rank && ordered_columns == other.ordered_columns;
 }
 
 Scheme Scheme::smoothing() const {
@@ -102,11 +104,13 @@ std::string Scheme::searches() const {
 }
 
 double Scheme::bits_per_weight() const {
+  // What the scales of blocks add to each weight; those of rows are too few to count.
+  const auto shared = [this](double bits) { return block > 0 ? bits / static_cast<double>(block) : 0; };
   switch (weight) {
     case Codec::int4:
-      return 4 + 16.0 / static_cast<double>(block);
+      return 4 + shared(16);
     case Codec::int4_asym:
-      return 4 + (16.0 + 4.0) / static_cast<double>(block);
+      return 4 + shared(16 + 4);
     case Codec::nf4:
       return 4 + (8 + 32.0 / kNf4NestedBlock) / static_cast<double>(block);
     case Codec::nvfp4:
@@ -118,9 +122,10 @@ double Scheme::bits_per_weight() const {
     case Codec::mxfp8:
     case Codec::mxint8:
       return static_cast<double>(mx_bits(weight)) + 8.0 / static_cast<double>(block);
+    case Codec::int8:
+      return 8 + shared(16);
     case Codec::fp8_e4m3:
     case Codec::fp8_rows:
-    case Codec::int8:
       break;
   }
   return 8;
@@ -128,6 +133,7 @@ double Scheme::bits_per_weight() const {
 
 namespace {
 std::string describe_codec(const Scheme& scheme) {
+  const std::string per = scheme.block > 0 ? visq::format("blocks of {}", scheme.block) : "one scale a row";
   switch (scheme.weight) {
     case Codec::fp8_e4m3:
       return "FP8 E4M3, one scale a matrix";
@@ -136,11 +142,11 @@ std::string describe_codec(const Scheme& scheme) {
     case Codec::fp8_blocks:
       return visq::format("FP8 E4M3, blocks of {} × {}", scheme.block, scheme.block);
     case Codec::int8:
-      return "INT8, one scale a row";
+      return "INT8, " + per;
     case Codec::int4:
-      return visq::format("INT4, blocks of {}{}", scheme.block, scheme.fp8_second_stage ? ", then FP8" : "");
+      return visq::format("INT4, {}{}", per, scheme.fp8_second_stage ? ", then FP8" : "");
     case Codec::int4_asym:
-      return visq::format("INT4 with zero points, blocks of {}", scheme.block);
+      return "INT4 with zero points, " + per;
     case Codec::nf4:
       return visq::format("NF4, blocks of {}, double quantization", scheme.block);
     case Codec::nvfp4:
@@ -160,6 +166,7 @@ std::string describe_codec(const Scheme& scheme) {
 
 std::string describe_weight(const Scheme& scheme) {
   std::string text = describe_codec(scheme);
+  if (scheme.ordered_columns) text += ", columns by importance (desc_act)";
   if (scheme.low_rank > 0) text += visq::format(", beside rank {}", scheme.low_rank);
   return text;
 }
@@ -174,6 +181,8 @@ std::string describe_input(const Scheme& scheme) {
       return "FP4 E2M1, blocks of 16";
     case InputFormat::fp8_tokens:
       return "FP8 E4M3, dynamic per token";
+    case InputFormat::int8_tokens:
+      return "INT8, dynamic per token";
     case InputFormat::mxfp4:
       return "MXFP4, blocks of 32";
     case InputFormat::mxfp6:
@@ -194,6 +203,7 @@ float input_format_max(InputFormat format) {
     case InputFormat::fp8_tokens:
       return kFp8Max;
     case InputFormat::int8:
+    case InputFormat::int8_tokens:
       return 127;
     case InputFormat::nvfp4:
       return kNvfp4Max;
@@ -217,6 +227,8 @@ at::Tensor simulate_input(InputFormat format, const at::Tensor& x, float scale) 
       return simulate_nvfp4(x, scale);
     case InputFormat::fp8_tokens:
       return simulate_fp8_tokens(x);
+    case InputFormat::int8_tokens:
+      return simulate_int8_tokens(x);
     case InputFormat::mxfp4:
       return simulate_mx(x, Codec::mxfp4);
     case InputFormat::mxfp6:

@@ -11,8 +11,8 @@
 namespace visq {
 
 /// Number format of a linear's input. Scales are per tensor and calibrated, except those that the engine
-/// computes from what it quantizes: one a token of fp8_tokens, one a block of the MX formats.
-enum class InputFormat { none, fp8, int8, nvfp4, fp8_tokens, mxfp4, mxfp6, mxfp8, mxint8 };
+/// computes from what it quantizes: one a token of fp8_tokens and int8_tokens, one a block of the MX formats.
+enum class InputFormat { none, fp8, int8, nvfp4, fp8_tokens, int8_tokens, mxfp4, mxfp6, mxfp8, mxint8 };
 enum class Solver { max, smoothquant, awq };
 /// How the scales of a weight are found: from the largest magnitude, or by the smallest squared error of the
 /// weights, or of the outputs; or so that the largest magnitude becomes 6 or 4 (nvfp4).
@@ -31,7 +31,7 @@ const char* low_rank_by_name(LowRankBy by);
 
 struct Scheme {
   Codec weight = Codec::fp8_e4m3;
-  int64_t block = 0;              ///< int4, nvfp4, MX, fp8_blocks: columns that share a scale
+  int64_t block = 0;              ///< columns that share a scale; 0: one for a row, or for the matrix
   bool fp8_second_stage = false;  ///< W4A8: the int4 values are rounded to E4M3 again before the product
   InputFormat input = InputFormat::none;
   Solver solver = Solver::max;
@@ -45,6 +45,9 @@ struct Scheme {
   int64_t low_rank =
       0;  ///< rank of the part that is kept beside the quantized weight in the weight's own type; 0: none
   LowRankBy low_rank_by = LowRankBy::output;
+  /// Whether columns share scales by their importance, not with their neighbours. Other tools' GPTQ does so
+  /// (desc_act; compressed-tensors: actorder group); no recipe of visq's.
+  bool ordered_columns = false;
   bool operator==(const Scheme&) const = default;
 
   /// Whether scales or codes depend on the Gram matrix of the (smoothed) inputs.
@@ -52,12 +55,11 @@ struct Scheme {
     return scales == ScaleSearch::output_error || rounding == Rounding::gptq ||
            (low_rank > 0 && low_rank_by == LowRankBy::output);
   }
-  bool needs_gram() const { return solver == Solver::awq || packs_by_gram(); }
   /// Whether scales or codes are other than those of the largest magnitudes and of rounding to nearest.
   bool is_searched() const { return scales != ScaleSearch::max || rounding != Rounding::nearest; }
   /// What calibration has to keep for the solvers, and for trying what they found.
   Detail detail() const {
-    if (needs_gram()) return Detail::gram;
+    if (solver == Solver::awq || packs_by_gram()) return Detail::gram;
     return solver != Solver::max || is_searched() ? Detail::rows : Detail::magnitudes;
   }
   /// Whether there is an input scale to be found and stored.

@@ -29,7 +29,7 @@ at::Tensor relative_magnitude(const std::vector<at::Tensor>& weights, int64_t bl
   at::Tensor sum;
   int64_t rows = 0;
   for (const at::Tensor& weight : weights) {
-    const at::Tensor blocks = weight.abs().view({weight.size(0), -1, block});
+    const at::Tensor blocks = weight.abs().view({weight.size(0), -1, block > 0 ? block : weight.size(1)});
     const at::Tensor relative = blocks / (blocks.amax(2, true) + std::numeric_limits<float>::min());
     const at::Tensor part = relative.view(weight.sizes()).sum(0);
     sum = sum.defined() ? sum + part : part;

@@ -88,9 +88,9 @@ TEST(ModelOptLayout, NamesOfTheFormatsWithBlocksOf32) {
 }
 
 TEST(Layouts, FormatsThatNoEngineReadsSaySo) {
-  for (const char* preset : {"mxfp4", "mxfp6", "mxint8"})
+  for (const char* preset : {"mxfp6", "mxint8"})
     for (const Layout* layout : layouts())
-      EXPECT_TRUE(layout->engines(find_preset(preset).scheme).empty()) << preset;
+      EXPECT_TRUE(layout->engines({find_preset(preset).scheme}).empty()) << preset;
 }
 
 // The rows of spec/export.md §5.2.
@@ -163,8 +163,10 @@ TEST(BitsAndBytesLayout, TensorsAndConfiguration) {
                                                   {"visual", "lm_head"},
                                                   {"model.layers.1.mlp.up_proj"},
                                                   {}});
-  EXPECT_EQ(config.at("llm_int8_skip_modules"), (Json{"visual", "lm_head", "model.layers.1.mlp.up_proj",
-                                                      "language_model.model.layers.1.mlp.up_proj"}));
+  EXPECT_EQ(
+      config.at("llm_int8_skip_modules"),
+      (Json{"visual", "lm_head", "model.layers.1.mlp.up_proj", "language_model.model.layers.1.mlp.up_proj",
+            "model.layers.1.mlp.gate_up_proj", "language_model.model.layers.1.mlp.gate_up_proj"}));
   EXPECT_EQ(config.at("bnb_4bit_use_double_quant"), true);
 }
 
@@ -183,7 +185,7 @@ TEST(BitsAndBytesLayout, OtherFormatsAreRefused) {
 }
 
 TEST(Layouts, HoldKvCachesThatTheyHaveAPlaceFor) {
-  EXPECT_THROW(find_layout("auto", find_preset("mxfp8"), KvCacheFormat::fp8_attn_head), Error);
+  EXPECT_THROW(find_layout("auto", find_preset("mxint8"), KvCacheFormat::fp8_attn_head), Error);
   EXPECT_THROW(find_layout("modelopt", find_preset("fp8"), KvCacheFormat::fp8_attn_head), Error);
   EXPECT_THROW(find_layout("auto", find_preset("nf4"), KvCacheFormat::fp8), Error);
   EXPECT_STREQ(find_layout("auto", find_preset("int4_awq"), KvCacheFormat::nvfp4).name(), "modelopt");
@@ -258,7 +260,8 @@ TEST(Layouts, AutoPicksTheOneThatTheMostEnginesRead) {
   EXPECT_EQ(chosen("w4a16_asym"), "compressed-tensors");
   EXPECT_EQ(chosen("int4_awq_asym"), "compressed-tensors");
   EXPECT_EQ(chosen("nf4"), "bitsandbytes");
-  for (const char* preset : {"w4a8_nvfp4_fp8", "w4a8_mxfp4_fp8", "mxfp4", "mxfp6", "mxfp8", "mxint8"})
+  EXPECT_EQ(chosen("mxfp4"), "compressed-tensors");
+  for (const char* preset : {"w4a8_nvfp4_fp8", "w4a8_mxfp4_fp8", "mxfp6", "mxfp8", "mxint8"})
     EXPECT_EQ(chosen(preset), "modelopt");
 }
 
@@ -279,7 +282,7 @@ TEST(Layouts, RecogniseWhatTheyWrite) {
             layout->quantization_config({{preset.scheme}, kv, {"lm_head"}, {}, {}, {}, preset.name});
         const auto found = layout->recognise(config, "config.json");
         ASSERT_TRUE(found.has_value());
-        EXPECT_EQ(found->scheme, preset.scheme);
+        EXPECT_EQ(found->scheme, preset.scheme) << layout->name() << " " << preset.name;
         EXPECT_EQ(found->kv_cache, kv);
         for (const Layout* other : layouts())
           EXPECT_EQ(other->recognise(config, "config.json").has_value(), other == layout);
@@ -294,7 +297,8 @@ TEST(ModelOptLayout, ExcludeListNamesRootsAndWhatIsBelow) {
                                                              {"model.layers.1.mlp.up_proj"},
                                                              {}});
   EXPECT_EQ(config.at("ignore"),
-            (Json{"visual", "visual.*", "model.visual", "model.visual.*", "model.layers.1.mlp.up_proj"}));
+            (Json{"visual", "visual.*", "model.visual", "model.visual.*", "model.layers.1.mlp.up_proj",
+                  "layers.1.mlp.up_proj", "model.layers.1.mlp.gate_up_proj", "layers.1.mlp.gate_up_proj"}));
 }
 
 // Another tool's checkpoints do not name the preset.
@@ -322,6 +326,24 @@ TEST(AddQuantizationConfig, KeepsTheRestOfTheTextAsItWas) {
   EXPECT_EQ(add_quantization_config(text, {{"quant_method", "modelopt"}}, "config.json"),
             "{\n  \"a\": 1.50,\n  \"b\":   [1,2],\n  \"quantization_config\": {\n    \"quant_method\": "
             "\"modelopt\"\n  }\n}\n");
+}
+
+TEST(RemoveQuantizationConfig, KeepsTheRestOfTheTextAsItWas) {
+  for (const std::string text : {R"({"a": 1e-06, "b": {"quantization_config": {"x": 1}}
+})",
+                                 "{\n \"a\": [1.0,\n  2]\n}\n", "{}"}) {
+    const Json value = {{"s", "a \"}{[ b\\"}, {"list", {1, {{"quantization_config", 2}}}}};
+    const std::string with = add_quantization_config(text, value, "config.json");
+    const std::string without = remove_quantization_config(with, parse_json(with, "config.json"));
+    EXPECT_EQ(parse_json(without, "config.json"), parse_json(text, "config.json"));
+    EXPECT_EQ(add_quantization_config(without, value, "config.json"), with);
+    EXPECT_EQ(remove_quantization_config(text, parse_json(text, "config.json")), text);
+  }
+  const std::string first = R"({"quantization_config": {"a": [1]}, "b":  2.50})";
+  EXPECT_EQ(remove_quantization_config(first, parse_json(first, "config.json")), R"({ "b":  2.50})");
+  const std::string null = R"({"b": 2, "quantization_config": null})";
+  EXPECT_EQ(parse_json(remove_quantization_config(null, parse_json(null, "config.json")), "config.json"),
+            Json({{"b", 2}}));
 }
 
 TEST(AddQuantizationConfig, RefusesACheckpointThatHasOne) {

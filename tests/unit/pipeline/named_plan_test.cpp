@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "tests/unit/error_of.h"
 #include "tests/unit/pipeline/tiny_checkpoint.h"
 #include "visq/core/error.h"
 
@@ -83,9 +84,10 @@ class Grapefruit {
     checkpoint_.emplace(directory_.path());
   }
   std::vector<std::vector<std::string>> groups() const { return decoder_linears_by_name(*checkpoint_); }
-  Plan plan(const char* preset, const std::vector<std::string>& skip = {}) const {
+  Plan plan(const char* preset, const std::vector<std::string>& skip = {},
+            const std::vector<std::string>& engines = {}) const {
     return make_named_plan(*checkpoint_, recipe_of(find_preset(preset), KvCacheFormat::none, {}, skip),
-                           "auto", "out");
+                           {"auto", engines}, "out");
   }
   const Checkpoint& checkpoint() const { return *checkpoint_; }
 
@@ -185,17 +187,19 @@ TEST(NamedPlan, ASkippedLayerIsNamedInFull) {
 }
 
 // To vLLM an entry is a part of a name, so "….fc1" would cover "….fc10" were that a linear; here a router.
-TEST(NamedPlan, ANameThatIsAPartOfAQuantizedOneIsRefused) {
+TEST(NamedPlan, ANameThatIsAPartOfAQuantizedOneKeepsThatEngineAway) {
   const Grapefruit model(layer("model.layers.0.mlp.", {"gate", "gate_proj", "up_proj"}));
-  try {
-    model.plan("w4a16_nvfp4");
-    FAIL();
-  } catch (const Error& e) {
-    EXPECT_NE(std::string(e.what()).find("no exclude list tells vllm that 'model.layers.0.mlp.gate"),
-              std::string::npos)
-        << e.what();
-  }
-  EXPECT_EQ(model.plan("fp8_pb_wo").sites.size(), 2u);  // whole names
+  const Plan plan = model.plan("w4a16_nvfp4");
+  EXPECT_EQ(plan.readers(), std::vector<std::string>{"sglang"});
+  const auto& findings = plan.findings.at("vllm");
+  EXPECT_TRUE(std::ranges::any_of(findings, [](const EngineFinding& finding) {
+    return !finding.warning && finding.what.find(
+                                   "'model.layers.0.mlp.gate_proj' is quantized, but the entry "
+                                   "'model.layers.0.mlp.gate' of ignore covers it") == 0;
+  }));
+  EXPECT_EQ(error_of([&] { model.plan("w4a16_nvfp4", {}, {"vllm"}); }).rfind("--for vllm: w4a16_nvfp4", 0),
+            0u);
+  EXPECT_EQ(model.plan("fp8_pb_wo").readers(), (std::vector<std::string>{"vllm", "sglang", "tensorrt-llm"}));
 }
 
 TEST(NamedPlan, SplitGroupsAndEmptyChoicesAreRefused) {

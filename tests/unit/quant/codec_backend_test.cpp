@@ -320,10 +320,12 @@ TEST_P(CodecTwins, SimulateTheSameInputs) {
       EXPECT_TRUE(same_bits(cpu.simulate_int8(x, amax / 127), aten.simulate_int8(x, amax / 127)));
       EXPECT_TRUE(same_bits(cpu.simulate_nvfp4(x, amax / 2688), aten.simulate_nvfp4(x, amax / 2688)));
     }
-    const at::Tensor y = cpu.simulate_fp8_tokens(x);
-    EXPECT_TRUE(same_bits(y, aten.simulate_fp8_tokens(x)));
-    EXPECT_TRUE(at::isnan(y[1]).all().item<bool>());
-    EXPECT_FALSE(at::isnan(y[0]).any().item<bool>());
+    for (const auto of_tokens : {&CodecBackend::simulate_fp8_tokens, &CodecBackend::simulate_int8_tokens}) {
+      const at::Tensor y = (cpu.*of_tokens)(x);
+      EXPECT_TRUE(same_bits(y, (aten.*of_tokens)(x)));
+      EXPECT_TRUE(at::isnan(y[1]).all().item<bool>());
+      EXPECT_FALSE(at::isnan(y[0]).any().item<bool>());
+    }
   });
 }
 
@@ -552,6 +554,7 @@ TEST_P(CodecTwins, SimulateWhatPackingAndDequantizingGives) {
     EXPECT_TRUE(same_bits(simulate_fp8(x, fp8.scale.item<float>()), dequantize(fp8, dtype)));
     EXPECT_TRUE(same_bits(simulate_nvfp4(x, fp4.scale_2.item<float>()), dequantize(fp4, dtype)));
     EXPECT_TRUE(same_bits(simulate_fp8_tokens(x), dequantize(pack_fp8_rows(x), dtype)));
+    EXPECT_TRUE(same_bits(simulate_int8_tokens(x), dequantize(pack_int8(x), dtype)));
     const PackedTensor int8 = pack_int8(x.view({1, -1}));
     EXPECT_TRUE(same_bits(simulate_int8(x.view({1, -1}), int8.scale.item<float>()), dequantize(int8, dtype)));
   });
@@ -626,6 +629,7 @@ TEST(CodecDevices, GiveTheSameBytes) {
         const float scale = std::max(absolute_maximum(w), kSmallestAmax) / 448;
         EXPECT_TRUE(same_bits(simulate_fp8(w, scale), simulate_fp8(on_device, scale).cpu()));
         EXPECT_TRUE(same_bits(simulate_fp8_tokens(w), simulate_fp8_tokens(on_device).cpu()));
+        EXPECT_TRUE(same_bits(simulate_int8_tokens(w), simulate_int8_tokens(on_device).cpu()));
         EXPECT_TRUE(same_bits(simulate_int8(w, scale), simulate_int8(on_device, scale).cpu()));
         EXPECT_TRUE(same_bits(simulate_nvfp4(w, scale / 6), simulate_nvfp4(on_device, scale / 6).cpu()));
         const at::Tensor twice = at::cat({w, w}, 1), twice_there = twice.to(at::kCUDA);

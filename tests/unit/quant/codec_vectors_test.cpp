@@ -375,6 +375,16 @@ TEST(Int4, PacksEightColumnsAWord) {
   EXPECT_TRUE(at::equal(int4_from_words(words), codes));
 }
 
+// spec/export.md §9: codes 0…7 of n…n+7.
+TEST(Int4, ReordersWordsAsAutoAwqHasThem) {
+  const at::Tensor words = int4_to_words(at::arange(-8, 8, at::kChar).view({2, 8}));
+  const at::Tensor reordered = words_to_awq_order(words);
+  EXPECT_EQ(ints_of(reordered), (Codes{0x75316420, static_cast<int>(0xFDB9ECA8)}));
+  EXPECT_TRUE(at::equal(words_from_awq_order(reordered), words));
+  const at::Tensor any = at::randint(-(int64_t{1} << 31), int64_t{1} << 31, {13, 7}, at::kInt);
+  EXPECT_TRUE(at::equal(words_from_awq_order(words_to_awq_order(any)), any));
+}
+
 TEST(Int4, GivesEachBlockItsScaleAndZeroBlocksOne) {
   const PackedTensor packed = pack_int4(matrix({{14, -7, 0, 0}, {0.7f, 0.1f, -21, 10.5f}}), 2);
   EXPECT_EQ(floats_of(packed.scale), (Floats{2, 1, 0.7f / 7, 3}));
@@ -419,6 +429,7 @@ TEST(Codec, RefusesOtherTypesAndShapes) {
   EXPECT_THROW(dequantize(pack_fp8(at::ones({2, 2})), at::kInt), Error);
   EXPECT_THROW(int4_to_row_pairs(at::zeros({3, 4}, at::kChar)), Error);
   EXPECT_THROW(int4_to_words(at::zeros({4, 12}, at::kChar)), Error);
+  EXPECT_THROW(words_to_awq_order(at::zeros({4, 8}, at::kLong)), Error);
 }
 
 TEST(Codec, ReadsTensorsThatAreNotContiguous) {

@@ -49,13 +49,16 @@ TEST(Scheme, BitsPerWeightCountTheScales) {
   EXPECT_DOUBLE_EQ(find_preset("nf4").scheme.bits_per_weight(),
                    4.126953125);  // 8 bits per 64, 32 per 256 of these
   EXPECT_DOUBLE_EQ(find_preset("mxint8").scheme.bits_per_weight(), 8.25);
+  EXPECT_DOUBLE_EQ(find_preset("int8_wo_g128").scheme.bits_per_weight(), 8.125);
+  EXPECT_DOUBLE_EQ((Scheme{.weight = Codec::int4}).bits_per_weight(), 4);  // a scale a row
 }
 
 TEST(Scheme, CalibrationIsNeededForInputScalesAndSmoothingOnly) {
-  const std::set<std::string> without = {"w4a16_asym",     "nf4",   "fp8_pc_pt",   "fp8_pb_wo",
-                                         "int8_wo",        "w4a16", "w4a16_nvfp4", "w4a16_nvfp4_max",
-                                         "w4a8_mxfp4_fp8", "mxfp4", "mxfp6",       "mxfp8",
-                                         "mxint8"};
+  const std::set<std::string> without = {"w4a16_asym",     "nf4",      "fp8_pc_pt",   "fp8_pb_wo",
+                                         "int8_wo",        "w4a16",    "w4a16_nvfp4", "w4a16_nvfp4_max",
+                                         "w4a8_mxfp4_fp8", "mxfp4",    "mxfp6",       "mxfp8",
+                                         "mxint8",         "w4a8",     "w4afp8",      "int8_dynamic",
+                                         "int8_wo_g128",   "mxfp4_wo", "q8_0",        "q4_0"};
   for (const Preset& preset : presets())
     EXPECT_EQ(preset.recipe.needs_calibration(), !without.contains(preset.name)) << preset.name;
   EXPECT_FALSE(find_preset("fp8_pc_pt").scheme.has_input_scale());  // each token brings its own

@@ -249,16 +249,24 @@ at::Tensor simulate_mx(const at::Tensor& x, Codec codec) {
   return y;
 }
 
-at::Tensor simulate_fp8_tokens(const at::Tensor& x) {
+// Each token by the scale that maps its largest magnitude to `largest`.
+template <Simulate kernel>
+at::Tensor simulate_tokens(const at::Tensor& x, float largest) {
   const int64_t columns = x.size(-1), tokens = x.numel() / std::max<int64_t>(1, columns);
   at::Tensor y = at::empty(x.sizes(), x.scalar_type());
   for_rows(tokens, columns, [&](int64_t token) {
     const void* const from = at_element(x, token * columns);
     const float amax = kernels::absolute_maximum(from, x.scalar_type(), columns);
-    kernels::simulate_fp8(from, x.scalar_type(), columns, scale_for(amax, 448.0f, at::kFloat),
-                          at_element_mutable(y, token * columns));
+    kernel(from, x.scalar_type(), columns, scale_for(amax, largest, at::kFloat),
+           at_element_mutable(y, token * columns));
   });
   return y;
+}
+at::Tensor simulate_fp8_tokens(const at::Tensor& x) {
+  return simulate_tokens<kernels::simulate_fp8>(x, kFp8Max);
+}
+at::Tensor simulate_int8_tokens(const at::Tensor& x) {
+  return simulate_tokens<kernels::simulate_int8>(x, 127.0f);
 }
 
 at::Tensor int4_to_row_pairs(const at::Tensor& codes) {
@@ -342,6 +350,7 @@ const CodecBackend& cpu_codecs() {
       .simulate_fp8 = simulate<kernels::simulate_fp8>,
       .simulate_fp8_tokens = simulate_fp8_tokens,
       .simulate_int8 = simulate<kernels::simulate_int8>,
+      .simulate_int8_tokens = simulate_int8_tokens,
       .simulate_nvfp4 = simulate<kernels::simulate_nvfp4>,
       .simulate_mx = simulate_mx,
       .int4_to_row_pairs = int4_to_row_pairs,
