@@ -19,9 +19,7 @@ def run(visq, *arguments):
     return json.loads(done.stdout)
 
 
-def main():
-    visq = sys.argv[1]
-    folder = pathlib.Path(tempfile.mkdtemp())
+def measure(visq, folder):
     run(visq, "quantize", MODEL, "-f", ",".join(UNIFORM), *DATA, "-o", folder / "uniform")
     rows, checkpoints, uniform = [], [], {}
     for formats, budgets in MIXES.items():
@@ -44,4 +42,5 @@ def main():
         print(f"| {' | '.join(row)} | {result['mean_kl']:.1e} |")
 
 
-main()
+with tempfile.TemporaryDirectory() as temporary:
+    measure(sys.argv[1], pathlib.Path(temporary))
