@@ -152,6 +152,34 @@ def test_hostile_configurations_do_not_stop_the_check(visq, bases, tmp_path):
     assert len(found) == len(directories) > 100 and not any("error" in entry for entry in found)
 
 
+@pytest.mark.parametrize("base", ["llava-nvfp4", "llava-ct-fp8-kv", "llava-w4a16-asym", "llava-mixed", "llava-gptq", "qwen-hf-fp8", "moe-nvfp4"])
+def test_what_a_lost_file_held_is_not_called_missing(visq, bases, tmp_path, base):
+    """A shard is cut off, the only file, or the index: that is the one finding, with the source beside it or without."""
+    directories = []
+
+    def damaged(name, file, shards=None):
+        checkpoint = Checkpoint(bases[base], tmp_path / name)
+        checkpoint.shards = shards or {}
+        checkpoint.write()
+        path = tmp_path / name / file
+        path.write_bytes(path.read_bytes()[:-20])
+        directories.append(tmp_path / name)
+
+    names = sorted(Checkpoint(bases[base], tmp_path / "names").tensors)
+    neighbours = {f"model-{i}.safetensors": names[i * len(names) // 6 : (i + 1) * len(names) // 6] for i in range(6)}
+    scattered = {f"model-{i}.safetensors": names[i::7] for i in range(7)}
+    for kind, shards in {"neighbours": neighbours, "scattered": scattered}.items():
+        for file in shards:
+            damaged(f"{kind}-{file}", file, shards)
+    damaged("single", "model.safetensors")
+    damaged("index", "model.safetensors.index.json", neighbours)
+    model = next(model for model, (_, outputs) in BASES.items() if base in outputs)
+    for options in [(), ("--source", bases[base].parent / model)]:
+        for result in run(visq, directories, *options):
+            found = {(rule["id"], line) for rule in result["rules"] for line in rule["violations"]}
+            assert {rule for rule, _ in found} <= {"A5", "A7"} and "A7" in {rule for rule, _ in found}, (result["checkpoint"], found)
+
+
 @pytest.mark.parametrize("damage", ["header", "length", "dtype", "empty", "shape"])
 def test_hostile_weights_do_not_stop_the_check(visq, bases, tmp_path, damage):
     Checkpoint(bases["llava-nvfp4"], tmp_path / "broken").write()

@@ -95,8 +95,9 @@ void run(const Arguments& arguments) {
   bool passed = true, absent = false;
   for (const std::string& directory : arguments.outputs) {
     std::optional<Validation> found;
+    const ModelFormat* format = nullptr;
     try {
-      const ModelFormat* const format = model_format_at(directory);
+      format = model_format_at(directory);
       if (format != nullptr && !source)
         fail(
             "{}: is a checkpoint of {}: say with --source which model it was made of, and its files and "
@@ -116,11 +117,13 @@ void run(const Arguments& arguments) {
       all.push_back(validation_json(directory, validation));
       continue;
     }
-    visq::print(
-        "{}: {}, for {}\n", directory,
-        validation.layout.empty() ? "not a format that visq reads"
-                                  : visq::format("{} in the {} layout", validation.format, validation.layout),
-        validation.engines.empty() ? "no engine" : visq::format("{}", fmt::join(validation.engines, ", ")));
+    const std::string what = validation.layout.empty() ? "not a format that visq reads"
+                             : validation.format.empty()
+                                 ? visq::format("in the {} layout", validation.layout)
+                                 : visq::format("{} in the {} layout", validation.format, validation.layout);
+    std::string readers = visq::format(", for {}", fmt::join(validation.engines, ", "));
+    if (validation.engines.empty()) readers = format != nullptr ? "" : ", for no engine";
+    visq::print("{}: {}{}\n", directory, what, readers);
     print_rules(validation);
     visq::print("{}\n", validation.passed() ? "passed" : "FAILED");
   }

@@ -27,7 +27,9 @@ std::vector<std::string> linear_modules(const Checkpoint& checkpoint) {
 }
 
 std::string Finding::line() const {
-  return (engine.empty() ? "" : engine + ": ") + what + (fix.empty() ? "" : ": " + fix);
+  const bool sentence = what.ends_with('.') && !fix.empty();
+  return (engine.empty() ? "" : engine + ": ") + (sentence ? what.substr(0, what.size() - 1) : what) +
+         (fix.empty() ? "" : ": " + fix);
 }
 
 bool RuleResult::failed() const {
@@ -122,10 +124,13 @@ void collect_modules(ValidationContext& context) {
     module.tensors.emplace(suffix, context.output.info(name));
     if (kScales.contains(suffix)) module.scales.push_back(suffix);
   }
+  const auto may_be_lost = [&](const std::string& module) { return context.may_be_lost(module); };
+  std::erase_if(context.stored, [&](const auto& module) { return may_be_lost(module.first); });
   context.linears = linear_modules(context.source != nullptr ? *context.source : context.output);
+  std::erase_if(context.linears, may_be_lost);
   for (const std::string& module : linear_modules(context.output))
-    if (context.is_packed(module) ||
-        (context.quantized != nullptr && context.quantized->is_quantized(module)))
+    if (!may_be_lost(module) && (context.is_packed(module) ||
+                                 (context.quantized != nullptr && context.quantized->is_quantized(module))))
       context.modules.insert(module);
 }
 

@@ -64,9 +64,15 @@ void check_listed(const ValidationContext& context, Findings& findings) {
     stored.insert(context.output.name_in_part(module));
     ends.insert("model." + name_from_layers(module));
   }
+  std::set<std::string> lost;
+  for (const std::string& name : context.output.lost_names()) {
+    const std::string module = name.substr(0, name.rfind('.'));
+    lost.insert({context.output.name_in_part(module), "model." + name_from_layers(module)});
+  }
   for (const std::string& name : listed) {
     findings.count();
-    if (!stored.contains(name) && !ends.contains(name))
+    if (!stored.contains(name) && !ends.contains(name) && !lost.contains(name) &&
+        !context.output.lost_unnamed())
       findings.add(
           "", visq::format("quantized_layers lists '{}', which is no quantized linear of the files", name),
           "write the name as the tensors have it, or remove it");

@@ -243,7 +243,8 @@ void check_names(const ValidationContext& context, Validation& validation) {
       const std::set<std::string> unstacked = unstacked_tensors(context);
       for (const std::string& name : context.source->names())
         findings.expect(output.contains(name) || context.modules.contains(parent_of(name)) ||
-                            unstacked.contains(name) || is_tied_alias(*context.source, name),
+                            unstacked.contains(name) || is_tied_alias(*context.source, name) ||
+                            context.may_be_lost(name) || context.may_be_lost(parent_of(name)),
                         "copy it from the source", "tensor '{}' of the source is missing", name);
       static const std::set<std::string> kSuffixes = {"weight",
                                                       "weight_packed",
@@ -285,7 +286,9 @@ void check_names(const ValidationContext& context, Validation& validation) {
   const bool smoothed = context.quantized != nullptr && context.quantized->is_smoothed();
   constexpr const char* kFix = "copy the tensor from the source";
   for (const std::string& name : context.source->names()) {
-    if (!output.contains(name) || context.modules.contains(parent_of(name))) continue;
+    if (!output.contains(name) || context.modules.contains(parent_of(name)) ||
+        context.may_be_lost(parent_of(name)))
+      continue;
     const bool may_be_folded =
         smoothed &&
         (name.ends_with("input_layernorm.weight") || name.ends_with("post_attention_layernorm.weight") ||

@@ -56,24 +56,27 @@ bool multiplies_by_one_plus_weight(const std::string& model_type) {
   return model_type.starts_with("gemma") || model_type.starts_with("paligemma");
 }
 
-// The scale that smoothing moved from a norm into the weights, norm_source / norm_output; undefined: none.
-at::Tensor folded_into_norm(const ValidationContext& context, const std::string& quantized) {
-  const std::string module = linear_name(quantized);
+// The norm before a linear of the source, by its weight's name; "": none.
+std::string norm_before(const ValidationContext& context, const std::string& module) {
   const bool reads_images = module.ends_with("cross_attn.k_proj") || module.ends_with("cross_attn.v_proj");
   const bool attention = !reads_images && (module.ends_with("q_proj") || module.ends_with("k_proj") ||
                                            module.ends_with("v_proj"));
   const bool mlp = module.ends_with("gate_proj") || module.ends_with("up_proj");
-  if (!attention && !mlp) return {};
+  if (!attention && !mlp) return "";
   size_t block = std::string::npos;
   for (const char* part : {".self_attn.", ".cross_attn.", ".mlp.", ".feed_forward."})
     if (block == std::string::npos) block = module.rfind(part);
-  if (block == std::string::npos) return {};
+  if (block == std::string::npos) return "";
   const std::string layer = module.substr(0, block + 1);
   std::string norm = layer + (attention ? "input_layernorm.weight" : "post_attention_layernorm.weight");
   // Where norms follow attention and MLP too (Gemma), another one stands before the MLP.
   const std::string before_mlp = layer + "pre_feedforward_layernorm.weight";
   if (mlp && context.source->contains(before_mlp)) norm = before_mlp;
-  if (!context.source->contains(norm)) return {};
+  return context.source->contains(norm) ? norm : "";
+}
+
+// The scale that smoothing moved from a norm into the weights, norm_source / norm_output.
+at::Tensor folded_into(const ValidationContext& context, const std::string& norm) {
   const double offset = multiplies_by_one_plus_weight(context.model_type) ? 1 : 0;
   const at::Tensor before = context.source->tensor(norm).to(at::kFloat) + offset,
                    after = context.output.tensor(norm).to(at::kFloat) + offset;
@@ -145,13 +148,15 @@ class ValueCheck {
     at::Tensor reference = source_weight(context_, module).to(at::kFloat);
     if (value.sizes() != reference.sizes()) return;  // C1 names it
     const Scheme& scheme = context_.quantized->scheme(module);
-    const std::string name = linear_name(module);
+    const std::string name = linear_name(module), norm = smoothed_ ? norm_before(context_, name) : "";
+    if (!norm.empty() && !context_.output.contains(norm)) return;  // A7 or B7 says so
     if (scheme.rotated && reference.dim() == 2) {
       // Whether a linear was rotated depends on its neighbours, so either will do.
       const at::Tensor turned = rotated_reference(context_, name, reference);
       if (turned.defined() && relative_error(value, turned) < relative_error(value, reference))
         reference = turned;
     }
+    if (!norm.empty()) reference = reference * folded_into(context_, norm);
     if (smoothed_) reference = smoothed(module, name, value, reference);
     const double error = relative_error(value, reference), bound = error_bound(scheme);
     errors_.expect(error <= bound, kCopy, "'{}': relative error {:.3f}, more than {:.3f}", module, error,
@@ -159,10 +164,9 @@ class ValueCheck {
   }
 
  private:
+  /// The reference as smoothing between linears left it.
   at::Tensor smoothed(const std::string& module, const std::string& name, const at::Tensor& value,
-                      at::Tensor reference) {
-    if (const at::Tensor scale = folded_into_norm(context_, module); scale.defined())
-      reference = reference * scale;
+                      const at::Tensor& reference) {
     if (is_writer(name)) {
       const at::Tensor factor = fitted_factor(value, reference, 1);
       taken_[parent(name)] = factor.reciprocal();

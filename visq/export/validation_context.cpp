@@ -50,6 +50,13 @@ std::string ValidationContext::dtype_of(const std::string& module) const {
   return weight == nullptr ? "absent" : std::string(safetensors_dtype(weight->dtype));
 }
 
+bool ValidationContext::may_be_lost(const std::string& name) const {
+  const std::vector<std::string>& lost = output.lost_names();
+  const auto inside = std::ranges::lower_bound(lost, name + ".");
+  return output.lost_unnamed() || std::ranges::binary_search(lost, name) ||
+         (inside != lost.end() && inside->starts_with(name + "."));
+}
+
 std::optional<PackedLinear> ValidationContext::read(const std::string& module) const {
   if (quantized == nullptr || unreadable.contains(module)) return std::nullopt;
   try {
@@ -63,21 +70,24 @@ std::optional<PackedLinear> ValidationContext::read(const std::string& module) c
 
 namespace {
 
-template <typename IsMember>
-std::vector<std::vector<std::string>> groups_of(const std::vector<std::string>& modules,
-                                                const IsMember& is_member) {
+/// The groups among `members`, without those of which something is lost.
+std::vector<std::vector<std::string>> groups_of(const ValidationContext& context,
+                                                const std::set<std::string>& members) {
   static const std::vector<std::vector<std::string>> kFused = {
       {"q_proj", "k_proj", "v_proj"}, {"cross_attn.k_proj", "v_proj"}, {"gate_proj", "up_proj"}};
   std::vector<std::vector<std::string>> groups;
-  for (const std::string& module : modules) {
+  for (const std::string& module : members) {
     const size_t dot = module.rfind('.');
     for (const auto& names : kFused) {
       if (!module.ends_with(names.front()) || reads_alone(module)) continue;
       std::vector<std::string> group = {module};
-      for (size_t i = 1; i < names.size(); ++i)
-        if (std::string member = module.substr(0, dot + 1) + names[i]; is_member(member))
-          group.push_back(std::move(member));
-      groups.push_back(std::move(group));
+      bool lost = false;
+      for (size_t i = 1; i < names.size(); ++i) {
+        std::string member = module.substr(0, dot + 1) + names[i];
+        lost |= context.may_be_lost(member);
+        if (members.contains(member)) group.push_back(std::move(member));
+      }
+      if (!lost) groups.push_back(std::move(group));
     }
   }
   return groups;
@@ -86,13 +96,11 @@ std::vector<std::vector<std::string>> groups_of(const std::vector<std::string>& 
 }  // namespace
 
 std::vector<std::vector<std::string>> ValidationContext::fused_groups() const {
-  return groups_of({modules.begin(), modules.end()},
-                   [&](const std::string& module) { return modules.contains(module); });
+  return groups_of(*this, modules);
 }
 
 std::vector<std::vector<std::string>> ValidationContext::fusible_groups() const {
-  const std::set<std::string> all(linears.begin(), linears.end());
-  return groups_of(linears, [&](const std::string& module) { return all.contains(module); });
+  return groups_of(*this, {linears.begin(), linears.end()});
 }
 
 bool ValidationContext::is_for(const std::string& engine) const {

@@ -39,10 +39,10 @@ struct ValidationContext {
   std::optional<ModelSpec> spec = {};  ///< as config.json says; empty: no family of visq's
   std::optional<NameMap> names = {};   ///< where there is a spec
   std::map<std::string, std::vector<int64_t>> expected =
-      {};  ///< shapes by canonical name, where there is a spec
-  std::map<std::string, StoredModule> stored = {};
-  std::vector<std::string> linears = {};  ///< modules with a 2-d weight, embeddings aside
-  std::set<std::string> modules = {};     ///< the quantized ones among them, readable or not
+      {};                                           ///< shapes by canonical name, where there is a spec
+  std::map<std::string, StoredModule> stored = {};  ///< those of which nothing is lost; likewise the next two
+  std::vector<std::string> linears = {};            ///< modules with a 2-d weight, embeddings aside
+  std::set<std::string> modules = {};               ///< the quantized ones among them, readable or not
   mutable std::map<std::string, std::string> unreadable = {};  ///< of those, and why; grows
 
   bool is_packed(const std::string& module) const;
@@ -50,6 +50,9 @@ struct ValidationContext {
   std::string dtype_of(const std::string& module) const;
   /// Empty where it cannot be read, which C1 reports.
   std::optional<PackedLinear> read(const std::string& module) const;
+  /// Whether a tensor of this name, or of the module of this name, may be in a shard that could not be read,
+  /// which A7 reports: no rule judges by its absence.
+  bool may_be_lost(const std::string& name) const;
   /// Modules that read the same input, as far as they are quantized: q/k/v, gate/up; k/v of cross-attention.
   std::vector<std::vector<std::string>> fused_groups() const;
   /// The same with all members that the files have.

@@ -215,7 +215,7 @@ void Checkpoint::add_part(const std::string& folder) {
 
   WeightMap index;
   std::set<std::string> shards, lost;
-  attempt([&] { shards = find_shards(part, index); });
+  lost_unnamed_ |= !attempt([&] { shards = find_shards(part, index); });
   for (const auto& shard : shards)
     if (!attempt([&] {
           if (!is_there(directory / shard)) {
@@ -225,6 +225,7 @@ void Checkpoint::add_part(const std::string& folder) {
           add_shard(part, shard);
         }))
       lost.insert(shard);
+  lost_unnamed_ |= !lost.empty() && index.empty();
   for (const auto& [tensor, shard] : index) {
     const std::string name = prefix_of(part) + tensor;
     if (lost.contains(shard) && !contains(name)) {

@@ -56,6 +56,8 @@ class Checkpoint {
   const std::vector<std::string>& stacked_names() const { return stacked_names_; }
   /// Tensors that the index has in shards that could not be read (salvage()); sorted.
   const std::vector<std::string>& lost_names() const { return lost_names_; }
+  /// Whether there are shards, or an index, that could not be read, so that nothing says what was in them.
+  bool lost_unnamed() const { return lost_unnamed_; }
   /// The tensor of the files that holds this one: its stack, or itself.
   const std::string& stored_in(const std::string& name) const;
   bool contains(const std::string& name) const { return where_.contains(name) || slices_.contains(name); }
@@ -95,6 +97,7 @@ class Checkpoint {
   std::vector<std::string> stacked_names_;
   std::map<std::string, ExpertSlice> slices_;
   std::vector<std::string> lost_names_;
+  bool lost_unnamed_ = false;
   std::vector<std::string>* problems_ = nullptr;  // while salvage() collects them
 };
 
