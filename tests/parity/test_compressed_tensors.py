@@ -13,7 +13,6 @@ import forward_models as toy
 import llama4_model
 import mllama_model
 from compressed_exports import IGNORE, change_config, export, groups_of
-from compressed_tensors.compressors.pack_quantized.base import PackedQuantizationCompressor
 from compressed_tensors.quantization import QuantizationArgs
 from engine_checkpoints import publish
 from test_forward import KINDS, encode, run_probe
@@ -47,21 +46,6 @@ def model(tmp_path_factory):
         toy.WIDE = False
     made[0].to(torch.bfloat16)
     return toy.save(tmp_path_factory.mktemp("model") / "model", made, "A")
-
-
-@pytest.fixture
-def packed_zero_points(monkeypatch):
-    """Where it only plans a model, compressed-tensors 0.20 forgets that it packs zero points, and then refuses its own checkpoints."""
-    compress = PackedQuantizationCompressor.compress.__func__
-
-    def planned(cls, state, scheme):
-        result = compress(cls, state, scheme)
-        zero = result.get("weight_zero_point")
-        if zero is not None and zero.is_meta:
-            result["weight_zero_point"] = torch.empty((-(-zero.shape[0] // 8), zero.shape[1]), dtype=torch.int32, device="meta")
-        return result
-
-    monkeypatch.setattr(PackedQuantizationCompressor, "compress", classmethod(planned))
 
 
 @pytest.fixture(scope="module")

@@ -37,18 +37,21 @@ THOROUGH = ["qwen2_5_vl", "qwen3_vl", "gemma3"]
 BRIEF = ["fp8", "fp8-alone", "nvfp4", "nvfp4-alone", "w4a16", "fp8_pb_wo", "mxfp8", "w4a16_nvfp4_max-layer", "w4a16@autoawq", "w4a16@gptq"]
 
 # Class of the engine's method or scheme, by what a case's name begins with: the first that fits.
+IN_BOTH = {
+    "fp8_pc_pt@modelopt": "ModelOpt",
+    "fp8_pc_pt": "CompressedTensorsW8A8Fp8",
+    "fp8_pb_wo@": "CompressedTensorsW8A",
+    "fp8_pb_wo": "Fp8",
+    "int8_wo": "CompressedTensorsWNA16",
+    "int8_sq": "CompressedTensorsW8A8Int8",
+    "w4a16_nvfp4_max@": r"CompressedTensorsW4A(4|16)\w*4",
+    "nvfp4@": r"CompressedTensorsW4A4\w*4",
+}
 SCHEMES = {
     "vllm": {
         "w4a16@autoawq|w4a16-layer@autoawq|w4a16_asym@autoawq": "AutoAWQ",
         "w4a16@gptq|w4a16-layer@gptq|int8_wo@gptq": "AutoGPTQ",
-        "fp8_pc_pt@modelopt": "ModelOpt",
-        "fp8_pc_pt": "CompressedTensorsW8A8Fp8",
-        "fp8_pb_wo@": "CompressedTensorsW8A",
-        "fp8_pb_wo": "Fp8",
-        "int8_wo": "CompressedTensorsWNA16",
-        "int8_sq": "CompressedTensorsW8A8Int8",
-        "w4a16_nvfp4_max@": r"CompressedTensorsW4A(4|16)\w*4",
-        "nvfp4@": r"CompressedTensorsW4A4\w*4",
+        **IN_BOTH,
         "w4a16_nvfp4": "ModelOpt",
         "w4a16": "CompressedTensorsWNA16",
         "": "ModelOpt",
@@ -56,14 +59,7 @@ SCHEMES = {
     "sglang": {
         "w4a16@autoawq|w4a16-layer@autoawq|w4a16_asym@autoawq": "AWQMarlin|AWQMoE|MoeWNA16",
         "w4a16@gptq|w4a16-layer@gptq|int8_wo@gptq": "GPTQMarlin",
-        "fp8_pc_pt@modelopt": "ModelOpt",
-        "fp8_pc_pt": "CompressedTensorsW8A8Fp8",
-        "fp8_pb_wo@": "CompressedTensorsW8A",
-        "fp8_pb_wo": "Fp8",
-        "int8_wo": "CompressedTensorsWNA16",
-        "int8_sq": "CompressedTensorsW8A8Int8",
-        "w4a16_nvfp4_max@": r"CompressedTensorsW4A(4|16)\w*4",
-        "nvfp4@": r"CompressedTensorsW4A4\w*4",
+        **IN_BOTH,
         "w4a16_nvfp4": "ModelOptNvFp4A16",
         "w4a16": "CompressedTensorsWNA16",
         "mxfp8": "Fp8",

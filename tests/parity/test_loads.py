@@ -9,7 +9,6 @@ import torch
 from safetensors import safe_open
 
 from modelopt_reference import DEMO, Demo, samples  # (before compressed_tensors, which imports transformers)
-from compressed_tensors.compressors.pack_quantized.base import PackedQuantizationCompressor
 
 FORMATS = ["fp8", "int8_sq", "int4_awq", "w4a8_awq", "nvfp4", "int8", "w4a8_nvfp4_fp8", "int4_awq_asym"]
 DATA_FREE = ["fp8_pc_pt", "fp8_pb_wo", "int8_wo", "w4a16", "w4a16_nvfp4", "w4a8_mxfp4_fp8", "mxfp4", "mxfp6", "mxfp8", "mxint8",
@@ -24,22 +23,6 @@ def quantized(probe, tmp_path_factory):
     subprocess.run([probe("solver").parent / "visq", "-q", "quantize", DEMO / "model", "--format", ",".join(DATA_FREE), "--out", out,
                     "--force"], check=True, stdout=subprocess.DEVNULL)
     return out
-
-
-@pytest.fixture
-def packed_zero_points(monkeypatch):
-    """Where it only plans a model, compressed-tensors 0.20 forgets that it packs zero points, and then refuses its own checkpoints."""
-    compress = PackedQuantizationCompressor.compress.__func__
-
-    def planned(cls, state, scheme):
-        result = compress(cls, state, scheme)
-        zero = result.get("weight_zero_point")
-        if zero is not None and zero.is_meta:
-            assert zero.shape[0] == state["weight"].shape[0], "mended: this fixture can go"
-            result["weight_zero_point"] = torch.empty((zero.shape[0] // 8, zero.shape[1]), dtype=torch.int32, device="meta")
-        return result
-
-    monkeypatch.setattr(PackedQuantizationCompressor, "compress", classmethod(planned))
 
 
 @pytest.mark.parametrize("format", ["int8_sq", "int4_awq", "int4_awq_asym"])
