@@ -103,7 +103,7 @@ void run(const Arguments& arguments) {
             "{}: is a checkpoint of {}: say with --source which model it was made of, and its files and "
             "numbers are judged by that",
             directory, format->name());
-      found = format != nullptr ? validate_model_format(*format, directory, arguments.source, engines)
+      found = format != nullptr ? validate_model_format(*format, directory, *source, engines)
                                 : validate(directory, source ? &*source : nullptr, engines);
     } catch (const Error& error) {  // no checkpoint; the others are checked all the same
       visq::print(stderr, "error: {}\n", error.what());
@@ -117,10 +117,10 @@ void run(const Arguments& arguments) {
       all.push_back(validation_json(directory, validation));
       continue;
     }
-    const std::string what = validation.layout.empty() ? "not a format that visq reads"
-                             : validation.format.empty()
-                                 ? visq::format("in the {} layout", validation.layout)
-                                 : visq::format("{} in the {} layout", validation.format, validation.layout);
+    const std::string format_name = validation.format.empty() ? "" : validation.format + " ";
+    const std::string what = validation.layout.empty()
+                                 ? "not a format that visq reads"
+                                 : visq::format("{}in the {} layout", format_name, validation.layout);
     std::string readers = visq::format(", for {}", fmt::join(validation.engines, ", "));
     if (validation.engines.empty()) readers = format != nullptr ? "" : ", for no engine";
     visq::print("{}: {}{}\n", directory, what, readers);

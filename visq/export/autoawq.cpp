@@ -95,10 +95,8 @@ class AutoAwqLayout final : public GroupedLayout {
 
   PackedLinear read(const Checkpoint& checkpoint, const std::string& module,
                     const Scheme& scheme) const override {
-    PackedLinear linear;
+    PackedLinear linear = unfilled(scheme);
     PackedTensor& packed = linear.weight;
-    packed.codec = scheme.weight;
-    packed.block = scheme.block;
     const std::string codes = module + ".qweight", zeros = module + ".qzeros";
     packed.codes = from_words(read_checked(checkpoint, codes, at::kInt, {-1, -1}));
     packed.rows = packed.codes.size(0);

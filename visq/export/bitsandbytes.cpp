@@ -126,10 +126,8 @@ class BitsAndBytesLayout final : public Layout {
     const std::string weight = module + ".weight";
     const State state = read_state(checkpoint, weight + kState);
     const int64_t values = state.rows * state.columns, blocks = values / kNf4Block;
-    PackedLinear linear;
+    PackedLinear linear = unfilled(scheme);
     PackedTensor& packed = linear.weight;
-    packed.codec = scheme.weight;
-    packed.block = scheme.block;
     packed.rows = state.rows;
     packed.columns = state.columns;
     packed.codes =

@@ -301,10 +301,8 @@ class CompressedTensorsLayout final : public Layout {
   PackedLinear read(const Checkpoint& checkpoint, const std::string& module,
                     const Scheme& scheme) const override {
     const Source source{checkpoint, module};
-    PackedLinear linear;
+    PackedLinear linear = unfilled(scheme);
     PackedTensor& packed = linear.weight;
-    packed.codec = scheme.weight;
-    packed.block = scheme.block;
     if (is_integer(scheme.weight))
       read_integer_weight(source, packed, bits_of(scheme));
     else if (scheme.weight == Codec::nvfp4 || scheme.weight == Codec::mxfp4 || scheme.weight == Codec::mxfp8)

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include "visq/core/dotted_name.h"
 #include "visq/core/error.h"
 #include "visq/core/log.h"
 #include "visq/export/compressed_tensors_arguments.h"
@@ -50,8 +51,7 @@ std::vector<std::string> ignore_list(const ExportSummary& summary) {
   const auto add = [&](const std::string& entry) {
     if (seen.insert(entry).second) entries.push_back(entry);
   };
-  for (const std::string& root : summary.unquantized_roots)
-    add("re:.*" + escape_dots(root.substr(root.rfind('.') + 1)) + ".*");
+  for (const std::string& root : summary.unquantized_roots) add("re:.*" + escape_dots(leaf_of(root)) + ".*");
   // What precedes the layers differs between naming generations; SGLang knows most of what it fuses by the
   // fused name alone.
   for (const std::string& linear : with_fused_names(summary.unquantized_linears))

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 
+#include "visq/core/dotted_name.h"
 #include "visq/core/error.h"
+#include "visq/export/layout.h"
 #include "visq/export/name_match.h"
 #include "visq/families/family.h"
 
@@ -179,7 +181,7 @@ bool is_skipped(const std::string& entry, const std::string& name) {
 }
 
 bool is_looked_up_by_shards(const EngineLinear& linear, const EngineNames& names) {
-  const std::string leaf = linear.name.substr(linear.name.rfind('.') + 1);
+  const std::string leaf = leaf_of(linear.name);
   return std::ranges::find(names.shards, leaf) != names.shards.end();
 }
 
@@ -225,14 +227,6 @@ bool is_known(const std::string& architecture) {
   });
 }
 
-std::string describe(const std::vector<Scheme>& schemes) {
-  std::string text;
-  for (const Scheme& scheme : schemes)
-    text += visq::format("{}weights {} with inputs {}", text.empty() ? "" : " beside ",
-                         describe_weight(scheme), describe_input(scheme));
-  return text;
-}
-
 // Layouts from which the engine reads them, and formats that it reads from this one.
 std::string other_ways(const EngineModel& engine, const ServedModel& model) {
   std::string layouts, formats;
@@ -245,7 +239,7 @@ std::string other_ways(const EngineModel& engine, const ServedModel& model) {
 }
 
 bool is_followed_in_fusion(const std::string& module) {
-  const std::string leaf = module.substr(module.rfind('.') + 1);
+  const std::string leaf = leaf_of(module);
   return leaf == "q_proj" || leaf == "k_proj" || leaf == "gate_proj";
 }
 
@@ -331,7 +325,7 @@ std::vector<EngineFinding> judge(const EngineModel& engine, const ServedModel& m
   if (auto finding = judge_architecture(engine, model.architecture)) findings.push_back(std::move(*finding));
   if (!engine.reads(model.layout, model.schemes)) {
     findings.push_back({visq::format("{} does not read {} from the {} layout", engine.version,
-                                     describe(model.schemes), model.layout),
+                                     describe_schemes(model.schemes), model.layout),
                         other_ways(engine, model)});
     return findings;
   }

@@ -66,7 +66,7 @@ PackedTensor interleaved(PackedTensor packed, int64_t heads) {
 /// @param warn  of what llama.cpp does otherwise
 void check_scheme(const Scheme& scheme, bool warn) {
   const auto refuse = [&](const std::string& why) {
-    fail("--to gguf: weights {} with inputs {}: {}", describe_weight(scheme), describe_input(scheme), why);
+    fail("--to gguf: {}: {}", describe_schemes({scheme}), why);
   };
   if (!ggml_type_of(scheme))
     refuse(visq::format(

@@ -127,10 +127,8 @@ class GgufLayout final : public Layout {
   PackedLinear read(const Checkpoint& checkpoint, const std::string& module,
                     const Scheme& scheme) const override {
     const Stored as = stored_as(scheme);
-    PackedLinear linear;
+    PackedLinear linear = unfilled(scheme);
     PackedTensor& packed = linear.weight;
-    packed.codec = scheme.weight;
-    packed.block = scheme.block;
     packed.codes = read_checked(checkpoint, module + kCodes, as.codes, {-1, -1});
     packed.rows = packed.codes.size(0);
     packed.columns = packed.codes.size(1) * as.columns_a_byte;

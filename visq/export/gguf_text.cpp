@@ -7,6 +7,7 @@
 #include <numbers>
 #include <set>
 
+#include "visq/core/dotted_name.h"
 #include "visq/core/error.h"
 #include "visq/families/config.h"
 
@@ -297,8 +298,7 @@ void GgufTextModel::add_layer(const Model& model, int64_t layer) {
 // What is left of a layer would change its results.
 void GgufTextModel::check_complete(const Model& model) const {
   std::set<std::string> modules;
-  for (const GgufTextTensor& tensor : tensors_)
-    modules.insert(tensor.source.substr(0, tensor.source.rfind('.')));
+  for (const GgufTextTensor& tensor : tensors_) modules.insert(parent_of(tensor.source));
   const std::string layers = model.spec().decoder_prefix + "layers.";
   for (const std::string& name : model.checkpoint().names()) {
     const std::string canonical = NameMap::canonical(model.spec(), name);

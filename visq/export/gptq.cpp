@@ -181,10 +181,8 @@ class GptqLayout final : public GroupedLayout {
 
   PackedLinear read(const Checkpoint& checkpoint, const std::string& module,
                     const Scheme& scheme) const override {
-    PackedLinear linear;
+    PackedLinear linear = unfilled(scheme);
     PackedTensor& packed = linear.weight;
-    packed.codec = scheme.weight;
-    packed.block = scheme.block;
     const int64_t bits = bits_of(scheme);
     const std::string codes = module + ".qweight";
     packed.codes = from_words(read_checked(checkpoint, codes, at::kInt, {-1, -1}).t().contiguous(), bits);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "visq/core/dotted_name.h"
 #include "visq/core/error.h"
 #include "visq/export/layout_parts.h"
 
@@ -60,7 +61,7 @@ LeftOut left_out(const ExportSummary& summary) {
   };
   for (const std::string& root : summary.unquantized_roots) {
     const bool in_layer = root.find("layers.") != std::string::npos;
-    std::string stem = in_layer ? name_from_layers(root) : root.substr(root.rfind('.') + 1);
+    std::string stem = in_layer ? name_from_layers(root) : leaf_of(root);
     add_unique(result.subtrees, is_distinct(stem) ? std::move(stem) : root);
   }
   for (const std::string& linear : summary.unquantized_linears) {

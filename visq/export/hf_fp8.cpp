@@ -76,10 +76,8 @@ class HfFp8Layout final : public Layout {
 
   PackedLinear read(const Checkpoint& checkpoint, const std::string& module,
                     const Scheme& scheme) const override {
-    PackedLinear linear;
+    PackedLinear linear = unfilled(scheme);
     PackedTensor& packed = linear.weight;
-    packed.codec = scheme.weight;
-    packed.block = scheme.block;
     packed.codes = read_checked(checkpoint, module + ".weight", at::kFloat8_e4m3fn, {-1, -1});
     packed.rows = packed.codes.size(0);
     packed.columns = packed.codes.size(1);

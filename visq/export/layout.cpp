@@ -16,22 +16,25 @@ const std::vector<const Layout*>& layouts() {
   return all;
 }
 
-namespace {
-
-/// The layouts that store this KV cache, for errors.
-std::string layouts_with(KvCacheFormat kv_cache) {
+std::string layouts_that(const std::function<bool(const Layout&)>& serve) {
   std::string names;
   for (const Layout* layout : layouts())
-    if (layout->holds(kv_cache)) names += (names.empty() ? "" : ", ") + std::string(layout->name());
+    if (serve(*layout)) names += (names.empty() ? "" : ", ") + std::string(layout->name());
   return names;
 }
 
-std::string describe(const std::vector<Scheme>& schemes) {
+std::string describe_schemes(const std::vector<Scheme>& schemes) {
   std::string text;
   for (const Scheme& scheme : schemes)
     text += visq::format("{}weights {} with inputs {}", text.empty() ? "" : " beside ",
                          describe_weight(scheme), describe_input(scheme));
   return text;
+}
+
+namespace {
+
+std::string layouts_with(KvCacheFormat kv_cache) {
+  return layouts_that([&](const Layout& layout) { return layout.holds(kv_cache); });
 }
 
 bool holds_cache(const Layout& layout, KvCacheFormat kv_cache) {
@@ -106,12 +109,10 @@ bool serves(const Layout& layout, const LayoutChoice& choice, const std::vector<
                            const std::string& format, KvCacheFormat kv_cache) {
   std::string read;
   for (const std::string& engine : choice.engines) {
-    std::string names;
-    for (const Layout* layout : layouts()) {
-      const auto readers = layout->engines(schemes, kv_cache);
-      if (layout->holds(schemes) && std::ranges::find(readers, engine) != readers.end())
-        names += (names.empty() ? "" : ", ") + std::string(layout->name());
-    }
+    const std::string names = layouts_that([&](const Layout& layout) {
+      const auto readers = layout.engines(schemes, kv_cache);
+      return layout.holds(schemes) && std::ranges::find(readers, engine) != readers.end();
+    });
     read += visq::format("{}{} reads it from {}", read.empty() ? "" : "; ", engine,
                          names.empty() ? "no layout" : names);
   }
@@ -133,7 +134,7 @@ const Layout& best_layout(const LayoutChoice& choice, const std::vector<Scheme>&
     if (!serves(*layout, choice, schemes, kv_cache)) continue;
     if (best == nullptr || rank(*layout, schemes) > rank(*best, schemes)) best = layout;
   }
-  if (!held) fail("{}: no layout has a place for {}", format, describe(schemes));
+  if (!held) fail("{}: no layout has a place for {}", format, describe_schemes(schemes));
   if (!cached)
     fail("--kv-cache {}: stored in these layouts alone: {}; none of them holds {}", kv_cache_name(kv_cache),
          layouts_with(kv_cache), format);

@@ -162,6 +162,10 @@ const Layout& autoawq_layout();
 const Layout& gptq_layout();
 const std::vector<const Layout*>& layouts();
 std::string layout_names();  ///< of all, model formats among them, for errors
+/// Those that can be named instead, for errors; "": none.
+std::string layouts_that(const std::function<bool(const Layout&)>& serve);
+/// "weights INT4, blocks of 128 with inputs as is", for errors; several schemes beside each other.
+std::string describe_schemes(const std::vector<Scheme>& schemes);
 
 /// Where an output is to go.
 struct LayoutChoice {

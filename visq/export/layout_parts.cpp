@@ -22,6 +22,13 @@ at::Tensor read_checked(const Checkpoint& checkpoint, const std::string& name, a
   return checkpoint.tensor(name);
 }
 
+PackedLinear unfilled(const Scheme& scheme) {
+  PackedLinear linear;
+  linear.weight.codec = scheme.weight;
+  linear.weight.block = scheme.block;
+  return linear;
+}
+
 float read_scale(const Checkpoint& checkpoint, const std::string& name) {
   const at::Tensor tensor = checkpoint.tensor(name);
   if (tensor.numel() != 1 || !at::isFloatingType(tensor.scalar_type()))

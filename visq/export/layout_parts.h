@@ -8,6 +8,8 @@ namespace visq {
 /// @throws Error naming checkpoint and tensor
 at::Tensor read_checked(const Checkpoint& checkpoint, const std::string& name, at::ScalarType dtype,
                         const std::vector<int64_t>& shape);
+/// A linear of this scheme, to be filled.
+PackedLinear unfilled(const Scheme& scheme);
 /// A scale of one element, any floating dtype and shape. @throws Error unless it is finite and positive
 float read_scale(const Checkpoint& checkpoint, const std::string& name);
 

@@ -311,10 +311,8 @@ class ModelOptLayout final : public Layout {
 
   PackedLinear read(const Checkpoint& checkpoint, const std::string& module,
                     const Scheme& scheme) const override {
-    PackedLinear linear;
+    PackedLinear linear = unfilled(scheme);
     PackedTensor& packed = linear.weight;
-    packed.codec = scheme.weight;
-    packed.block = scheme.block;
     const std::string weight = module + ".weight", scale = module + ".weight_scale";
     switch (scheme.weight) {
       case Codec::fp8_e4m3:

@@ -176,10 +176,8 @@ std::vector<LinearTensor> linear_tensors(const Form& form, const nn::Extent& ext
 PackedLinear read_linear(const Form& form, const nn::Extent& extent, const std::string& origin,
                          const std::function<at::Tensor(const std::string& suffix)>& tensor) {
   const Scheme& scheme = form.scheme;
-  PackedLinear linear;
+  PackedLinear linear = unfilled(scheme);
   PackedTensor& packed = linear.weight;
-  packed.codec = scheme.weight;
-  packed.block = scheme.block;
   packed.rows = extent.rows;
   packed.columns = extent.columns;
   packed.codes = tensor(kWeight);

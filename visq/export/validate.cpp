@@ -4,6 +4,7 @@
 #include <iterator>
 #include <tuple>
 
+#include "visq/core/dotted_name.h"
 #include "visq/core/error.h"
 #include "visq/export/validation_context.h"
 #include "visq/families/model_checks.h"
@@ -18,7 +19,7 @@ std::vector<std::string> linear_modules(const Checkpoint& checkpoint) {
       const size_t length = std::string(suffix).size();
       if (name.size() <= length || name.compare(name.size() - length, length, suffix) != 0) continue;
       const std::string module = name.substr(0, name.size() - length);
-      const std::string leaf = module.substr(module.rfind('.') + 1);
+      const std::string leaf = leaf_of(module);
       if (checkpoint.info(name).shape.size() == 2 && leaf.find("embed") == std::string::npos)
         modules.push_back(module);
     }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "visq/core/dotted_name.h"
 #include "visq/core/error.h"
 #include "visq/export/engines.h"
 #include "visq/export/validation_context.h"
@@ -11,9 +12,6 @@
 
 namespace visq {
 namespace {
-
-std::string leaf_of(const std::string& name) { return name.substr(name.rfind('.') + 1); }
-std::string parent_of(const std::string& name) { return name.substr(0, name.rfind('.')); }
 
 /// What exporters leave behind, and which name is meant; nullptr: nothing of the kind.
 const char* leftover(const std::string& name) {

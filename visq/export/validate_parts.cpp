@@ -1,6 +1,7 @@
 // Rules B4 and B8 (the exclude list), B5, B9 and B10 (which parts are quantized).
 #include <algorithm>
 
+#include "visq/core/dotted_name.h"
 #include "visq/core/error.h"
 #include "visq/export/layout_parts.h"
 #include "visq/export/name_match.h"
@@ -8,8 +9,6 @@
 
 namespace visq {
 namespace {
-
-std::string leaf_of(const std::string& name) { return name.substr(name.rfind('.') + 1); }
 
 /// The subtree to exclude: the unquantized root that holds the module, or itself.
 std::string root_of(const ValidationContext& context, const std::string& module) {
@@ -66,7 +65,7 @@ void check_listed(const ValidationContext& context, Findings& findings) {
   }
   std::set<std::string> lost;
   for (const std::string& name : context.output.lost_names()) {
-    const std::string module = name.substr(0, name.rfind('.'));
+    const std::string module = parent_of(name);
     lost.insert({context.output.name_in_part(module), "model." + name_from_layers(module)});
   }
   for (const std::string& name : listed) {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "visq/core/dotted_name.h"
 #include "visq/core/error.h"
 #include "visq/export/layout_parts.h"
 #include "visq/export/validation_context.h"
@@ -158,7 +159,7 @@ void check_kv_scales(const ValidationContext& context, Validation& validation) {
   if (!format.calibrated) return findings.skip("the scales of this format are 1");
   for (const std::string& module : context.linears) {
     if (!module.ends_with(".self_attn.k_proj") && !module.ends_with(".cross_attn.k_proj")) continue;
-    const std::string attention = module.substr(0, module.rfind('.'));
+    const std::string attention = parent_of(module);
     const auto tensors = context.quantized->layout().kv_tensors({attention, format.format});
     const bool stored = std::ranges::any_of(
         tensors, [&](const KvLayoutTensor& tensor) { return context.output.contains(tensor.planned.name); });

@@ -3,13 +3,14 @@
 
 #include <algorithm>
 
+#include "visq/core/dotted_name.h"
 #include "visq/export/validation_context.h"
 
 namespace visq {
 namespace {
 
 bool is_scale(const std::string& name) {
-  const std::string leaf = name.substr(name.rfind('.') + 1);
+  const std::string leaf = leaf_of(name);
   for (const char* end :
        {"weight_scale", "weight_scale_2", "weight_scale_inv", "weight_global_scale", "input_scale",
         "input_global_scale", "activation_scale", "k_scale", "v_scale", "scales"})

@@ -8,6 +8,7 @@
 #include <iterator>
 #include <map>
 
+#include "visq/core/dotted_name.h"
 #include "visq/core/error.h"
 #include "visq/export/validation_context.h"
 
@@ -32,8 +33,6 @@ bool same_files(const std::filesystem::path& a, const std::filesystem::path& b) 
   } while (left && right);
   return true;
 }
-
-std::string parent_of(const std::string& name) { return name.substr(0, name.rfind('.')); }
 
 void check_side_files(const ValidationContext& context, Validation& validation) {
   Findings findings(validation, "A1", "tokenizer, processor and other files are the source's, byte for byte");
@@ -275,7 +274,7 @@ void check_names(const ValidationContext& context, Validation& validation) {
                                                       "_svdquant_lora_b"};
       for (const std::string& name : output.names())
         if (!context.source->contains(name))
-          findings.expect(kSuffixes.contains(name.substr(name.rfind('.') + 1)), "delete it",
+          findings.expect(kSuffixes.contains(leaf_of(name)), "delete it",
                           "tensor '{}' is not known: neither the source nor the format has it", name);
     }
   }

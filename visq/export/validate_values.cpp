@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 
+#include "visq/core/dotted_name.h"
 #include "visq/core/error.h"
 #include "visq/export/validation_context.h"
 #include "visq/quant/rotation.h"
@@ -169,12 +170,12 @@ class ValueCheck {
                       const at::Tensor& reference) {
     if (is_writer(name)) {
       const at::Tensor factor = fitted_factor(value, reference, 1);
-      taken_[parent(name)] = factor.reciprocal();
+      taken_[parent_of(name)] = factor.reciprocal();
       return reference * factor.unsqueeze(1);
     }
     if (!is_reader(name)) return reference;
     const at::Tensor factor = fitted_factor(value, reference, 0);
-    if (const auto found = taken_.find(parent(name)); found != taken_.end()) {
+    if (const auto found = taken_.find(parent_of(name)); found != taken_.end()) {
       at::Tensor expected = found->second;
       if (expected.numel() != factor.numel())
         expected = as_columns(expected, factor.numel(), heads_of(context_).dim);
@@ -187,8 +188,6 @@ class ValueCheck {
     }
     return reference * factor;
   }
-
-  static std::string parent(const std::string& name) { return name.substr(0, name.rfind('.')); }
 
   const ValidationContext& context_;
   const bool smoothed_;

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <functional>
 #include <map>
+#include <set>
 
 #include "visq/core/error.h"
 #include "visq/core/log.h"
@@ -125,9 +126,9 @@ AddedTensors plan_kv_cache(const Plan& plan, const Model& model, const StoredMod
 /// @return bytes of the text model's tensors that are the source's
 uint64_t write_tensors(CheckpointWriter& writer, const Plan& plan, const Checkpoint& source,
                        const StoredModel& stored, const Values& values) {
-  std::map<std::string, bool> of_sites;
+  std::set<std::string> of_sites;
   for (const Site& site : plan.sites)
-    for (const LayoutTensor& tensor : plan.layout->tensors(site.linear)) of_sites[tensor.planned.name] = true;
+    for (const LayoutTensor& tensor : plan.layout->tensors(site.linear)) of_sites.insert(tensor.planned.name);
   std::vector<const PlannedTensor*> others;
   for (const PlannedTensor& tensor : plan.tensors)
     if (!of_sites.contains(tensor.name)) others.push_back(&tensor);

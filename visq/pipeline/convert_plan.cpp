@@ -6,6 +6,7 @@
 #include <map>
 #include <set>
 
+#include "visq/core/dotted_name.h"
 #include "visq/core/error.h"
 #include "visq/core/log.h"
 #include "visq/core/parallel.h"
@@ -17,15 +18,6 @@
 namespace visq {
 namespace {
 
-/// Who may be asked for instead, for errors.
-template <class Holds>
-std::string layouts_that(const Holds& holds) {
-  std::string names;
-  for (const Layout* layout : layouts())
-    if (holds(*layout)) names += (names.empty() ? "" : ", ") + std::string(layout->name());
-  return names;
-}
-
 const Layout& target_layout(const QuantizedCheckpoint& quantized, const ConvertOptions& options,
                             KvCacheFormat kv_cache) {
   const auto all = layouts();
@@ -33,15 +25,10 @@ const Layout& target_layout(const QuantizedCheckpoint& quantized, const ConvertO
       std::ranges::find_if(all, [&](const Layout* each) { return each->name() == options.to; });
   if (found == all.end()) fail("--to {}: choose one of {}", options.to, layout_names());
   const std::vector<Scheme> schemes = quantized.schemes();
-  if (!(*found)->holds(schemes)) {
-    std::string weights;
-    for (const Scheme& scheme : schemes)
-      weights += visq::format("{}{} with inputs {}", weights.empty() ? "" : " beside ",
-                              describe_weight(scheme), describe_input(scheme));
+  if (!(*found)->holds(schemes))
     fail("--to {}: this layout has no place for what {} holds ({}); these have: {}", options.to,
-         options.checkpoint.string(), weights,
+         options.checkpoint.string(), describe_schemes(schemes),
          layouts_that([&](const Layout& layout) { return layout.holds(schemes); }));
-  }
   if (kv_cache != KvCacheFormat::none && !(*found)->holds(kv_cache))
     fail(
         "--to {}: this layout has no place for the scales of a KV cache of {}; leave them out with "
@@ -109,7 +96,7 @@ std::vector<std::string> attentions_by_name(const Checkpoint& checkpoint) {
   std::vector<std::string> names;
   for (const std::string& module : linear_modules(checkpoint))
     if (is_decoder_linear(module) && (module.ends_with(".k_proj") || module.ends_with(".qkv_proj")))
-      names.push_back(module.substr(0, module.rfind('.')));
+      names.push_back(parent_of(module));
   return names;
 }
 

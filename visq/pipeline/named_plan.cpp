@@ -4,6 +4,7 @@
 #include <iterator>
 #include <set>
 
+#include "visq/core/dotted_name.h"
 #include "visq/core/error.h"
 #include "visq/export/validate.h"
 
@@ -36,7 +37,6 @@ bool is_number(const std::string& part) {
          std::ranges::all_of(part, [](char c) { return c >= '0' && c <= '9'; });
 }
 
-std::string leaf_of(const std::string& module) { return module.substr(module.rfind('.') + 1); }
 std::string sibling(const std::string& module, const std::string& leaf) {
   return module.substr(0, module.rfind('.') + 1) + leaf;
 }

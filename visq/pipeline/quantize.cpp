@@ -8,6 +8,7 @@
 #include <iterator>
 #include <set>
 
+#include "visq/core/dotted_name.h"
 #include "visq/core/error.h"
 #include "visq/core/log.h"
 #include "visq/core/parallel.h"
@@ -161,7 +162,7 @@ void check_without_images(const Plan& plan, const Model& model, int64_t layer) {
   });
   if (!scheme && !needs_calibration(plan.kv_cache)) return;
   const std::string attention = model.names().attention(model.spec(), layer);
-  const std::string block = attention.substr(0, attention.rfind('.'));
+  const std::string block = parent_of(attention);
   fail(
       "{} needs statistics of layer '{}', which runs only for samples with images, and the calibration data "
       "has "

@@ -8,9 +8,7 @@
 namespace visq {
 
 Validation validate_model_format(const ModelFormat& format, const std::filesystem::path& checkpoint,
-                                 const std::filesystem::path& source,
-                                 const std::vector<const EngineModel*>& engines) {
-  const Checkpoint original(source);
+                                 const Checkpoint& source, const std::vector<const EngineModel*>& engines) {
   Validation validation;
   validation.layout = format.name();
   RuleResult files = {"A9", "the files are sound, and of the source's model", 1, {}, ""};
@@ -24,7 +22,8 @@ Validation validate_model_format(const ModelFormat& format, const std::filesyste
   std::optional<RunnableCheckpoint> restored;
   try {
     // A layout that the rules know: what GGUF is quantized to on the way is of visq's own.
-    restored.emplace(checkpoint, source, format.stage() != nullptr ? "compressed-tensors" : "auto");
+    restored.emplace(checkpoint, source.directory(),
+                     format.stage() != nullptr ? "compressed-tensors" : "auto");
   } catch (const Error& error) {
     files.findings.push_back({files.id, "", error.what(), "write it again"});
   }
@@ -36,7 +35,7 @@ Validation validate_model_format(const ModelFormat& format, const std::filesyste
         {"E1", "dequantized weights are the source's", 0, {}, "their blocks are of no format that visq has"});
     return validation;
   }
-  Validation numbers = validate(restored->directory(), &original, {});
+  Validation numbers = validate(restored->directory(), &source, {});
   validation.format = numbers.format;
   std::ranges::copy_if(numbers.rules, std::back_inserter(validation.rules), [](const RuleResult& rule) {
     return rule.id.front() == 'C' || rule.id.front() == 'D' || rule.id.front() == 'E';

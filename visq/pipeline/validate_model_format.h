@@ -10,11 +10,9 @@ namespace visq {
 
 /// What can be judged of a checkpoint in a model format: whether its files are sound and of the source's
 /// model (A9), and what its numbers are (rules C, D, E), beside those of the source.
-/// @param source   the directory of the original
+/// @param source   the original
 /// @param engines  as for validate()
-/// @throws Error when the source cannot be read
 Validation validate_model_format(const ModelFormat& format, const std::filesystem::path& checkpoint,
-                                 const std::filesystem::path& source,
-                                 const std::vector<const EngineModel*>& engines);
+                                 const Checkpoint& source, const std::vector<const EngineModel*>& engines);
 
 }  // namespace visq
